@@ -1,0 +1,41 @@
+"""Two kinds of error: `UserError` is one clear line for the user; the rest is our own bug and shows a traceback."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: says which file, which key, what was expected and what to do, in one line."""
+
+
+def run_command(command: Callable[[], int | None]) -> NoReturn:
+    """Runs a command and ends the process with its exit code: 2 and one line on stderr for a `UserError`."""
+    try:
+        code = command() or 0
+    except UserError as error:
+        message = " ".join(str(error).split())
+        sys.stdout.flush()
+        print(f"error: {message}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Returns `path` if it is a file, else raises a `UserError` that names it."""
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{what}: {path} {kind}; expected a file")
+    return path
+
+
+def require_folder(path: Path, what: str) -> Path:
+    """Returns `path` if it is a folder, else raises a `UserError` that names it."""
+    if not path.is_dir():
+        kind = "is a file" if path.exists() else "does not exist"
+        raise UserError(f"{what}: {path} {kind}; expected a folder")
+    return path

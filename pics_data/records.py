@@ -1,0 +1,94 @@
+"""The nouns of the data engine: Photo and Instance come out of a source, Composition out of the plan, Sample out of
+the decomposition. All are plain values that pickle small: pixels travel as bytes, and only inside one stage.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One annotated object of a photo.
+
+    `box` is (x, y, width, height) in pixels, `area` the silhouette's pixels as annotated. `segmentation` is what the
+    dataset says, untouched: COCO polygons, or a COCO RLE dict (compressed or not); None where the source makes the
+    silhouette itself (rendered scenes).
+    """
+
+    id: str
+    category: str
+    box: tuple[float, float, float, float]
+    area: float
+    segmentation: Any = None
+    crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One picture with its instances. `path` is the file, or "" where the source renders it from `id` and settings."""
+
+    id: str
+    source: str
+    path: str
+    width: int
+    height: int
+    instances: tuple[Instance, ...] = ()
+    license: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """The plan of one sample: which objects of which photo, under which key, in which shard, with which seed."""
+
+    key: str
+    shard: str
+    split: str
+    photo: Photo  # its `instances` are the chosen objects, in order
+    box_iou: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample as it stands in a tar: member extension (`bg.jpg`, `obj0.png`, ...) -> encoded bytes."""
+
+    key: str
+    members: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """What could not be made: every drop has a key, the stage that dropped it, a countable reason, and its detail."""
+
+    key: str
+    stage: str
+    reason: str
+    detail: str = ""
+
+
+class RejectError(Exception):
+    """Raised by a stage on one record: it goes to `rejects.parquet`, its neighbours are unaffected."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(slots=True)
+class Pixels:
+    """A photo taken apart as far as annotation or renderer allows; what `decompose` cuts from.
+
+    `rgb` is [H, W, 3] uint8. `photo_jpeg` are the photo's own bytes if it is a JPEG. `masks[i]` is the visible
+    silhouette of `photo.instances[i]`, [H, W] bool. Rendered scenes also know, per instance: `full_masks[i]`, the
+    amodal silhouette; `full_rgba[i]`, [H, W, 4] uint8, the whole object alone, straight (not premultiplied) alpha;
+    and `front`, [H, W] int8: where several full masks meet, the index of the instance that is in front; -1 elsewhere.
+    """
+
+    rgb: Any
+    masks: list[Any]
+    photo_jpeg: bytes | None = None
+    full_masks: list[Any] = field(default_factory=list)
+    full_rgba: list[Any] = field(default_factory=list)
+    front: Any = None

@@ -1,0 +1,1 @@
+"""Shards -> model -> pictures: a lean PyTorch package that never imports Ray or `pics_data`."""
