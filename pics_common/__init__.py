@@ -1,1 +1,1 @@
-"""What every command shares: one-line errors for users, recipes, the frame of the pages. Knows no shard and no model."""
+"""What every command shares: errors in one line, recipes, the frame of the pages. Knows no shard and no model."""
