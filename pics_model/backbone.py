@@ -1,0 +1,128 @@
+"""U-Net and ControlNet of diffusers with interaction blocks in place of their transformer blocks.
+
+The noisy latent goes into the U-Net. The ControlNet sees the hint (background with its holes, and where they are),
+never the latent: its first convolution is zero and stays so, which makes "replaces" out of diffusers' "adds".
+"""
+
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from pics_model.interaction import InteractionBlock, Interactions, OverlapForm
+
+HINT_CHANNELS = 4
+
+
+class Backbone(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """eps, v or x0 (as trained) from a noisy latent, a hint and the objects of the picture.
+
+    `latent_channels` and the sizes are diffusers' own words: `block_out_channels` per level, `attention_levels` says
+    which levels hold transformer blocks, `head_channels` is the width of a head. `hint_channels` has an entry for
+    every halving from hint to latent, and one more. `overlap`, `tau` and `placement` are the interaction block's.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 48,
+        block_out_channels: tuple[int, ...] = (64, 96),
+        attention_levels: tuple[bool, ...] = (True, True),
+        layers_per_block: int = 1,
+        head_channels: int = 32,
+        norm_num_groups: int = 16,
+        code_channels: int = 64,
+        hint_channels: tuple[int, ...] = (16, 32, 64),
+        overlap: OverlapForm = "blend",
+        tau: float = 0.5,
+        placement: bool = True,
+    ) -> None:
+        super().__init__()
+        heads = tuple(channels // head_channels for channels in block_out_channels)
+        down = tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention_levels)
+        up = tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention_levels))
+        self.unet = UNet2DConditionModel(
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            down_block_types=down,
+            up_block_types=up,
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            cross_attention_dim=code_channels,
+            # diffusers reads `attention_head_dim` as the number of heads.
+            attention_head_dim=heads,
+            use_linear_projection=True,
+        )
+        self.controlnet = ControlNetModel(
+            in_channels=latent_channels,
+            conditioning_channels=HINT_CHANNELS,
+            down_block_types=down,
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            cross_attention_dim=code_channels,
+            attention_head_dim=heads,
+            use_linear_projection=True,
+            conditioning_embedding_out_channels=tuple(hint_channels),
+        )
+        for part in (self.unet, self.controlnet):
+            replace_blocks(part, code_channels, overlap, tau, placement)
+        for weight in self.controlnet.conv_in.parameters():
+            nn.init.zeros_(weight)
+            weight.requires_grad_(False)
+
+    def forward(self, latent: Tensor, timestep: Tensor, hint: Tensor, objects: Interactions) -> Tensor:
+        """latent [B, L, n, n], timestep [B] or scalar int64, hint [B, 4, R, R] in [-1, 1] -> [B, L, n, n]."""
+        shared: dict[str, Any] = {
+            "encoder_hidden_states": objects.codes.flatten(1, 2),
+            "cross_attention_kwargs": {"interactions": objects},
+            "return_dict": False,
+        }
+        down, mid = self.controlnet(latent, timestep, controlnet_cond=hint, **shared)
+        out: Tensor = self.unet(
+            latent, timestep, down_block_additional_residuals=down, mid_block_additional_residual=mid, **shared
+        )[0]
+        return out
+
+
+def replace_blocks(model: nn.Module, code_channels: int, overlap: OverlapForm, tau: float, placement: bool) -> int:
+    """Puts an `InteractionBlock` in the place of every `BasicTransformerBlock`, weights kept; returns how many."""
+    stock = [(name, block) for name, block in model.named_modules() if isinstance(block, BasicTransformerBlock)]
+    for name, block in stock:
+        parent, _, leaf = name.rpartition(".")
+        model.get_submodule(parent)[int(leaf)] = InteractionBlock(block, code_channels, overlap, tau, placement)  # type: ignore[operator]
+    return len(stock)
+
+
+def init_from_scratch(backbone: Backbone) -> None:
+    """ControlNet branches start from zero to protect a trained U-Net; where nothing is trained yet, that only costs
+    steps. Gives the zero convolutions an ordinary start."""
+    control = backbone.controlnet
+    for conv in [
+        *control.controlnet_down_blocks,
+        control.controlnet_mid_block,
+        control.controlnet_cond_embedding.conv_out,
+    ]:
+        conv.reset_parameters()
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Weights of a module, frozen ones included."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def pixels_to_latent(pixels: Tensor, patch: int) -> Tensor:
+    """[B, 3, R, R] -> [B, 3 * patch ** 2, R / patch, R / patch]: the exact, weightless "autoencoder" of `tiny`."""
+    return torch.nn.functional.pixel_unshuffle(pixels, patch)
+
+
+def latent_to_pixels(latent: Tensor, patch: int) -> Tensor:
+    """The inverse of `pixels_to_latent`."""
+    return torch.nn.functional.pixel_shuffle(latent, patch)

@@ -1,0 +1,41 @@
+"""Object picture -> object code: one class token and a grid of patch tokens, [M, D] with M = 1 + grid * grid.
+
+Every encoder gives this form, DINOv2's too, so that the interaction block need not know which one made it.
+"""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+
+class ConvObjectEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """The small encoder of `tiny`; trains along with the model. `patch` is a power of two."""
+
+    @register_to_config
+    def __init__(self, resolution: int = 48, patch: int = 4, code_channels: int = 64, width: int = 32) -> None:
+        super().__init__()
+        self.grid = resolution // patch
+        layers: list[nn.Module] = [nn.Conv2d(4, width, 3, padding=1, stride=2)]
+        size = 2
+        while size < patch:
+            layers += [nn.SiLU(), nn.Conv2d(width, 2 * width, 3, padding=1, stride=2)]
+            width, size = 2 * width, 2 * size
+        layers += [nn.SiLU(), nn.Conv2d(width, code_channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+        self.position = nn.Parameter(0.02 * torch.randn(self.grid**2, code_channels))
+        self.class_token = nn.Linear(code_channels, code_channels)
+        self.norm = nn.LayerNorm(code_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, 4, S, S]: RGB in [-1, 1] on white, alpha in [0, 1] -> codes [B, M, D]."""
+        patches = self.layers(images).flatten(2).transpose(1, 2) + self.position
+        codes: Tensor = self.norm(torch.cat([self.class_token(patches.mean(1, keepdim=True)), patches], 1))
+        return codes
+
+    def no_object(self, like: Tensor) -> Tensor:
+        """The code of an all-zero picture, [1, M, D]: the unconditional branch of guidance."""
+        size = self.config.resolution
+        images = torch.zeros(1, 4, size, size, device=like.device, dtype=like.dtype)
+        images[:, :3] = -1
+        return self(images)
