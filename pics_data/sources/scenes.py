@@ -1,0 +1,67 @@
+"""The embedded source: procedural scenes instead of photographs. A `Photo` is a seed, its pixels are rendered."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pics_data.records import Instance, Photo, Pixels
+from pics_data.scenes.layout import Scene, draw_scene, label
+from pics_data.scenes.render import front, render_scene
+
+
+@dataclass(frozen=True, slots=True)
+class SceneSettings:
+    """What a scene depends on, besides its number."""
+
+    seed: int = 0
+    size: int = 256  # pixels, square pictures
+    meshes: str = ""  # folder of the user's meshes (glb, gltf, obj, ply, off, stl), searched with its subfolders
+
+
+def photos(settings: SceneSettings, num_scenes: int) -> Iterator[Photo]:
+    """The scenes 0 .. num_scenes - 1 with their objects; no pixel is made.
+
+    Boxes are those of the whole objects, hidden parts included; areas are of what shows, within a few percent.
+    """
+    for index in range(num_scenes):
+        yield _photo(_draw(settings, index), settings, index)
+
+
+def render(photo: Photo, settings: SceneSettings) -> Pixels:
+    """The picture of a scene and the truth of `photo.instances`: any of its objects, in any order."""
+    scene = _draw(settings, _index(photo, settings))
+    chosen = tuple(int(instance.id) for instance in photo.instances)
+    made = render_scene(scene, settings.size, chosen)
+    return Pixels(
+        rgb=made.rgb,
+        masks=[made.visible[k] for k in chosen],
+        full_masks=[made.whole[k] for k in chosen],
+        full_rgba=made.rgba,
+        front=front(made, chosen),
+    )
+
+
+def relation_label(photo: Photo, settings: SceneSettings) -> str:
+    """How the first two of `photo.instances` stand to each other: "front", "on", "in", "beside", or ""."""
+    scene = _draw(settings, _index(photo, settings))
+    first, second = (int(instance.id) for instance in photo.instances[:2])
+    return label(scene, first, second)
+
+
+def _draw(settings: SceneSettings, index: int) -> Scene:
+    return draw_scene(settings.seed, index)
+
+
+def _index(photo: Photo, settings: SceneSettings) -> int:
+    start, _, number = photo.id.rpartition("-")
+    assert start == f"s{settings.seed}", f"{photo.id} is not a scene of seed {settings.seed}"
+    return int(number)
+
+
+def _photo(scene: Scene, settings: SceneSettings, index: int) -> Photo:
+    size = settings.size
+    instances = []
+    for k, (thing, look) in enumerate(zip(scene.objects, scene.looks, strict=True)):
+        x, y, w, h = (value * size for value in look.box)
+        instances.append(Instance(str(k), thing.body.solid.category, (x, y, w, h), look.visible * size * size))
+    name = f"s{settings.seed}-{index:07d}"
+    return Photo(name, "scenes", "", size, size, tuple(instances), license="CC0-1.0")
