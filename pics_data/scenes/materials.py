@@ -113,7 +113,7 @@ def albedo(material: Material, wrap: str, points: Array, normals: Array) -> Arra
     if kind == "plain":
         return np.broadcast_to(colors[0], points.shape)
     if kind == "gradient":
-        share = np.clip(points @ np.array([0.25, 0.1, 1.0], np.float32), 0, 1)
+        share = np.clip(0.25 * points[:, 0] + 0.1 * points[:, 1] + points[:, 2], 0, 1)
         return _mix(colors[0], colors[1], share)
     if kind == "two-tone":
         edge = 0.25 + 0.06 * material.count + 0.02 * noise(points, material.waves) * (material.turn > 1)

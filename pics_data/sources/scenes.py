@@ -35,7 +35,7 @@ def render(photo: Photo, settings: SceneSettings) -> Pixels:
         rgb=made.rgb,
         masks=[made.visible[k] for k in chosen],
         full_masks=[made.whole[k] for k in chosen],
-        full_rgba=made.rgba,
+        full_rgba=made.alone,
         front=front(made, chosen),
     )
 
