@@ -13,10 +13,16 @@ class Example:
     `photo` is [H, W, 3] uint8: the target in training, the background to compose into in inference. `objects[k]` is
     [S_k, T_k, 4] uint8, RGBA, colour composed on white, alpha 255 where the object is. `masks[k]` is [H, W] bool: the
     silhouette, or any area (a filled rectangle, say) whose box is where the object shall stand.
+
+    Where `objects` show whole objects, with what others hide, `whole_masks[k]` is the silhouette of all of object k;
+    the regions are made of it. `squares[k]` is (x, y, side) in pixels of the photo: the square that `objects[k]`
+    shows, None where that is not known. Both may be empty.
     """
 
     key: str
     photo: NDArray[np.uint8]
     objects: list[NDArray[np.uint8]]
     masks: list[NDArray[np.bool_]]
+    whole_masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    squares: list[tuple[float, float, float] | None] = field(default_factory=list)
     meta: dict[str, object] = field(default_factory=dict)

@@ -1,0 +1,340 @@
+"""Example -> model inputs -> batch, and the model's picture back into the photo. The same for training and inference.
+
+Legend: R is `resolution`, S is `object_resolution`, K objects, B pictures, H x W the photo. All is framed, cropped and
+resized in uint8 on the CPU; what costs memory (floats, the hint) is made from it on the device.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pics_common.errors import UserError
+from pics_model.examples import Example
+from pics_model.framing import (
+    Box,
+    Frame,
+    cells,
+    cut,
+    dilate,
+    enlarge,
+    frame_pair,
+    frame_photo,
+    resize,
+    tight_box,
+    to_frame,
+)
+
+EMPTY = (255, 255, 255, 0)  # RGBA of nothing, on white
+
+
+@dataclass(frozen=True, slots=True)
+class FramingSettings:
+    """How a photo is framed and where objects may appear; belongs to a model and is saved with it."""
+
+    resolution: int = 64
+    """Side R of the picture that the model sees and makes, in pixels."""
+    frame: Literal["photo", "pair"] = "pair"
+    """`photo` is the whole photo padded to a square (published); `pair` the square around the objects."""
+    context: float = 1.5
+    """Side of a `pair` frame, relative to the longer side of the objects' boxes together."""
+    region: Literal["box", "silhouette"] = "box"
+    """What an object's region is made of: its enlarged box (published), or its silhouette, dilated as much."""
+    enlarge_min: float = 1.1
+    enlarge_max: float = 1.2
+    """In training a region's factor is drawn between these; in inference it is their mean."""
+    object_resolution: int = 64
+    """Side S of an object picture."""
+    margin_min: float = 1.1
+    margin_max: float = 1.4
+    """An object picture shows the object's box enlarged by a factor between these; in inference by their mean."""
+    flip: float = 0.0
+    """Chance that a training sample is mirrored as a whole."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.enlarge_min <= self.enlarge_max <= self.context:
+            raise UserError(
+                f"framing: expected 1 <= enlarge_min <= enlarge_max <= context, "
+                f"found {self.enlarge_min}, {self.enlarge_max}, {self.context}"
+            )
+        if not 1 <= self.margin_min <= self.margin_max:
+            raise UserError(
+                f"framing: expected 1 <= margin_min <= margin_max, found {self.margin_min}, {self.margin_max}"
+            )
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What a model needs of one example, small and in numpy.
+
+    `target` [R, R, 3] uint8 is the frame of the photo, 0 in the padding. `objects` [K, S, S, 4] uint8 are RGBA on
+    white. `boxes` [K, 4] are the objects' enlarged boxes, cut to the photo, as (x0, y0, x1, y1) in the frame's 0 to 1.
+    `object_boxes` [K, 4] are, in the same coordinates, the squares that the object pictures show; parts of them may
+    lie outside of frame and photo. `regions` [K, R, R] bool hold every pixel that a region touches, `silhouettes`
+    [K, R, R] those that the visible mask fills by half; `valid` [R, R] is False in the padding. `pixel_boxes` [K, 4]
+    are `boxes` in the photo's pixels. `seed` is the sample's own randomness for noise and timestep.
+    """
+
+    key: str
+    target: NDArray[np.uint8]
+    objects: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    object_boxes: NDArray[np.float32]
+    regions: NDArray[np.bool_]
+    silhouettes: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    frame: Frame
+    photo_size: tuple[int, int]
+    pixel_boxes: NDArray[np.int64]
+    region_kind: Literal["box", "silhouette"] = "box"
+    seed: int = 0
+
+
+def compose(example: Example, settings: FramingSettings, rng: np.random.Generator | None, seed: int = 0) -> Inputs:
+    """Frames an example for a model. With `rng` sizes are drawn as in training; without all is deterministic.
+
+    The same draws are made for every example of K objects, so that one setting does not shift another's.
+    """
+    height, width = example.photo.shape[:2]
+    places = example.whole_masks or example.masks
+    tight = [tight_box(mask) for mask in places]
+    if settings.frame == "photo":
+        frame = frame_photo(height, width)
+    else:
+        frame = frame_pair(tight, height, width, settings.context)
+    draw = np.full((len(places), 2), 0.5) if rng is None else rng.random((len(places), 2))
+    factors = settings.enlarge_min + draw[:, 0] * (settings.enlarge_max - settings.enlarge_min)
+    margins = settings.margin_min + draw[:, 1] * (settings.margin_max - settings.margin_min)
+    mirrored = rng is not None and rng.random() < settings.flip
+
+    size = settings.resolution
+    whole = (0, 0, width, height)
+    valid = np.zeros((size, size), bool)
+    valid[cells(whole, frame, size)] = True
+    # The photo's border is repeated into the padding before resizing, so that no black bleeds into its edge pixels.
+    target = resize(cut(example.photo, frame), size).copy()
+    target[~valid] = 0
+    pixel_boxes = [enlarge(box, factor, height, width) for box, factor in zip(tight, factors, strict=True)]
+    if settings.region == "box":
+        regions = [_fill(box, frame, size) for box in pixel_boxes]
+    else:
+        grown = [dilate(mask, box, factor) for mask, box, factor in zip(places, tight, factors, strict=True)]
+        regions = [_touched(mask, box, frame, size) for mask, box in grown]
+    squares = example.squares or [None] * len(places)
+    pictures = [
+        _object_picture(picture, box, square, margin, settings.object_resolution)
+        for picture, box, square, margin in zip(example.objects, tight, squares, margins, strict=True)
+    ]
+    inputs = Inputs(
+        key=example.key,
+        target=target,
+        objects=np.stack([picture for picture, _ in pictures]),
+        boxes=np.array([to_frame(box, frame) for box in pixel_boxes], np.float32),
+        object_boxes=np.array([to_frame(square, frame) for _, square in pictures], np.float32),
+        regions=np.stack(regions),
+        silhouettes=np.stack([_filled(mask, frame, size) for mask in example.masks]),
+        valid=valid,
+        frame=frame,
+        photo_size=(height, width),
+        pixel_boxes=np.array(pixel_boxes, np.int64),
+        region_kind=settings.region,
+        seed=seed,
+    )
+    return _mirror(inputs) if mirrored else inputs
+
+
+def _fill(box: Box, frame: Frame, size: int) -> NDArray[np.bool_]:
+    region = np.zeros((size, size), bool)
+    region[cells(box, frame, size)] = True
+    return region
+
+
+def _touched(mask: NDArray[np.bool_], box: Box, frame: Frame, size: int) -> NDArray[np.bool_]:
+    """Which pixels of the frame's picture the mask, standing at `box` of the photo, touches at all."""
+    full = np.zeros((frame.side, frame.side), np.float32)
+    x, y = box[0] - frame.x, box[1] - frame.y
+    full[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    how = cv2.INTER_AREA if frame.side > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(full, (size, size), interpolation=how) > 1e-6)
+
+
+def _filled(mask: NDArray[np.bool_], frame: Frame, size: int) -> NDArray[np.bool_]:
+    inner = cut(mask.view(np.uint8) * np.uint8(255), frame, (0,))
+    how = cv2.INTER_AREA if frame.side > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(inner, (size, size), interpolation=how) >= 128)
+
+
+def _object_picture(
+    picture: NDArray[np.uint8], box: Box, square: tuple[float, float, float] | None, margin: float, size: int
+) -> tuple[NDArray[np.uint8], tuple[float, float, float, float]]:
+    """Crops an object picture to a square around what its alpha shows, `margin` times its longer side.
+
+    Returns the picture [S, S, 4] and the square of the photo that it shows. Where `square`, what the uncropped
+    picture shows, is not known, the object is taken to fill its `box` in the photo, centre on centre.
+    """
+    shown = picture[..., 3] >= 128
+    x0, y0, x1, y1 = tight_box(shown) if shown.any() else (0, 0, picture.shape[1], picture.shape[0])
+    side = max(round(margin * max(x1 - x0, y1 - y0)), 1)
+    crop = Frame((x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side)
+    pixels = resize(cut(picture, crop, EMPTY), size)
+    if square is not None:
+        scale = square[2] / picture.shape[1]
+        left, top, length = square[0] + crop.x * scale, square[1] + crop.y * scale, side * scale
+    else:
+        length = margin * max(box[2] - box[0], box[3] - box[1])
+        left, top = (box[0] + box[2] - length) / 2, (box[1] + box[3] - length) / 2
+    return pixels, (left, top, left + length, top + length)
+
+
+def _mirror(inputs: Inputs) -> Inputs:
+    """Left becomes right in everything that the model sees; for training only, as the photo stays as it was."""
+    for name in ("target", "regions", "silhouettes", "valid", "objects"):
+        values = getattr(inputs, name)
+        # The horizontal axis is the last of masks and the last but one of pictures.
+        axis = values.ndim - (1 if values.dtype == bool else 2)
+        setattr(inputs, name, np.ascontiguousarray(np.flip(values, axis)))
+    for name in ("boxes", "object_boxes"):
+        values = getattr(inputs, name).copy()
+        values[:, [0, 2]] = 1 - values[:, [2, 0]]
+        setattr(inputs, name, values)
+    return inputs
+
+
+@dataclass(slots=True)
+class Batch:
+    """B inputs as tensors, K the most objects of any: a missing object has no region, and an empty picture.
+
+    `target` [B, R, R, 3] and `objects` [B, K, S, S, 4] uint8; `boxes` and `object_boxes` [B, K, 4] float32; `regions`
+    and `silhouettes` [B, K, R, R], `valid` [B, R, R] bool; `num_objects` and `seeds` [B] int64. See `Inputs`.
+    """
+
+    keys: list[str]
+    target: Tensor
+    objects: Tensor
+    boxes: Tensor
+    object_boxes: Tensor
+    regions: Tensor
+    silhouettes: Tensor
+    valid: Tensor
+    num_objects: Tensor
+    seeds: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device; copies run along with the host from pinned memory."""
+        return self._each(lambda values: values.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory; a DataLoader with `pin_memory` calls this."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "keys"}
+        return Batch(keys=self.keys, **changed)
+
+
+def collate(inputs: Sequence[Inputs]) -> Batch:
+    """Stacks inputs of one resolution; those with fewer objects are padded."""
+    most = max(len(one.objects) for one in inputs)
+
+    def padded(name: str, fill: float) -> Tensor:
+        first: NDArray[np.generic] = getattr(inputs[0], name)
+        out = np.full((len(inputs), most, *first.shape[1:]), fill, first.dtype)
+        for i, one in enumerate(inputs):
+            out[i, : len(one.objects)] = getattr(one, name)
+        return torch.from_numpy(out)
+
+    objects = padded("objects", 255)
+    boxes, object_boxes = padded("boxes", 0), padded("object_boxes", 0)
+    num_objects = torch.tensor([len(one.objects) for one in inputs])
+    for values, empty in ((objects, EMPTY), (boxes, (0, 0, 1, 1)), (object_boxes, (0, 0, 1, 1))):
+        values[torch.arange(most) >= num_objects[:, None]] = torch.tensor(empty, dtype=values.dtype)
+    return Batch(
+        keys=[one.key for one in inputs],
+        target=torch.from_numpy(np.stack([one.target for one in inputs])),
+        objects=objects,
+        boxes=boxes,
+        object_boxes=object_boxes,
+        regions=padded("regions", 0),
+        silhouettes=padded("silhouettes", 0),
+        valid=torch.from_numpy(np.stack([one.valid for one in inputs])),
+        num_objects=num_objects,
+        seeds=torch.tensor([one.seed for one in inputs], dtype=torch.int64),
+    )
+
+
+def to_signed(pixels: Tensor) -> Tensor:
+    """[B, R, R, 3] uint8 -> [B, 3, R, R] float32 in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def hint(target: Tensor, regions: Tensor, valid: Tensor) -> Tensor:
+    """What the ControlNet sees, [B, 4, R, R] float32: the background with the union of `regions` [B, K, R, R] black,
+    in [-1, 1]; then a mask channel: 1 in the union, 0 in the background, -1 where not `valid` [B, R, R]."""
+    union = regions.any(1)
+    background = to_signed(target.masked_fill(union[..., None], 0))
+    where = torch.where(union, 1.0, valid.float() - 1)
+    return torch.cat([background, where[:, None]], 1)
+
+
+def union_mask(inputs: Inputs) -> NDArray[np.bool_]:
+    """The union of the regions in the frame at the photo's resolution, [side, side] bool; False outside the photo."""
+    frame = inputs.frame
+    union = np.zeros((frame.side, frame.side), bool)
+    for x0, y0, x1, y1 in inputs.pixel_boxes:
+        union[y0 - frame.y : y1 - frame.y, x0 - frame.x : x1 - frame.x] = True
+    if inputs.region_kind == "silhouette":
+        touched = inputs.regions.any(0).astype(np.float32)
+        grown = cv2.resize(touched, (frame.side, frame.side), interpolation=cv2.INTER_LINEAR)
+        union &= np.asarray(grown) >= 0.5
+    return union
+
+
+def paste_back(
+    photo: NDArray[np.uint8],
+    result: NDArray[np.uint8] | NDArray[np.floating],
+    inputs: Inputs,
+    feather: float | None = None,
+) -> NDArray[np.uint8]:
+    """Puts the model's picture `result` [R, R, 3], values 0 to 255, into the photo [H, W, 3]; returns a new photo.
+
+    Only pixels in the union of the regions change. The seam is soft over `feather` photo pixels inside of it, one
+    model pixel by default and at least two. Where the region ends at the photo's border there is no seam.
+    """
+    assert photo.shape[:2] == inputs.photo_size, "the photo must be the one that was composed"
+    frame, (height, width) = inputs.frame, inputs.photo_size
+    rows, columns = np.flatnonzero(inputs.valid.any(1)), np.flatnonzero(inputs.valid.any(0))
+    inner = np.asarray(result, np.float32)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # What the model makes of the padding means nothing: the photo's edge is repeated in its place.
+    size = len(inputs.target)
+    above, left = int(rows[0]), int(columns[0])
+    below, right = size - 1 - int(rows[-1]), size - 1 - int(columns[-1])
+    inner = np.asarray(cv2.copyMakeBorder(inner, above, below, left, right, cv2.BORDER_REPLICATE))
+    how = cv2.INTER_AREA if size > frame.side else cv2.INTER_CUBIC
+    picture = cv2.resize(inner, (frame.side, frame.side), interpolation=how)
+
+    y0, y1 = max(frame.y, 0), min(frame.y + frame.side, height)
+    x0, x1 = max(frame.x, 0), min(frame.x + frame.side, width)
+    inside = np.s_[y0 - frame.y : y1 - frame.y, x0 - frame.x : x1 - frame.x]
+    union = union_mask(inputs)[inside]
+    # A ring around: not in the union where the photo goes on, as the pixel beside it where the photo ends.
+    ringed = cv2.copyMakeBorder(union.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    for goes_on, side in (
+        (y0 > 0, np.s_[0]),
+        (y1 < height, np.s_[-1]),
+        (x0 > 0, np.s_[:, 0]),
+        (x1 < width, np.s_[:, -1]),
+    ):
+        ringed[side] &= not goes_on
+    reach = max(frame.side / size, 2.0) if feather is None else feather
+    away = cv2.distanceTransform(ringed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    weight = np.clip(away / (reach + 1), 0, 1)[..., None]
+    old = photo[y0:y1, x0:x1]
+    new = old + weight * (picture[inside] - old)
+    out = photo.copy()
+    out[y0:y1, x0:x1] = np.where(union[..., None], np.clip(np.rint(new), 0, 255), old).astype(np.uint8)
+    return out

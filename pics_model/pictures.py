@@ -1,0 +1,104 @@
+"""Encoded pictures -> arrays, with limits: what a shard or a job holds is never trusted."""
+
+import io
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pics_common.errors import UserError
+
+MAX_PIXELS = 100_000_000
+NEAR_WHITE = 245
+
+
+def _open(data: bytes, name: str, upright: bool) -> Image.Image:
+    """Decodes JPEG, PNG or WebP bytes; `upright` turns the picture as its EXIF says.
+
+    Raises `UserError` that begins with `name` for anything else, for damage, and above `MAX_PIXELS`.
+    """
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+        width, height = picture.size
+        if width * height <= MAX_PIXELS:
+            picture.load()
+            return ImageOps.exif_transpose(picture) if upright else picture
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: picture too large ({error}); the limit is {MAX_PIXELS:,} pixels") from None
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+        what = "not a JPEG, PNG or WebP picture" if "cannot identify" in str(error) else f"broken picture ({error})"
+        raise UserError(f"{name}: {what}") from None
+    raise UserError(f"{name}: picture of {width} x {height} pixels; the limit is {MAX_PIXELS:,} pixels")
+
+
+def read_photo(data: bytes, name: str, upright: bool = False) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8."""
+    return np.asarray(_open(data, name, upright).convert("RGB"))
+
+
+def read_mask(data: bytes, name: str, size: tuple[int, int], upright: bool = False) -> NDArray[np.bool_]:
+    """[H, W] bool from a picture of any mode: grey above 127 is object, unless it is transparent.
+
+    `size` is the photo's (H, W). Raises `UserError` if the mask has another, or if nothing is set.
+    """
+    picture = _open(data, name, upright)
+    if (picture.height, picture.width) != size:
+        raise UserError(
+            f"{name}: mask of {picture.width} x {picture.height} pixels, its photo has {size[1]} x {size[0]}; "
+            f"expected the same size"
+        )
+    mask: NDArray[np.bool_]
+    if picture.mode == "1":
+        mask = np.asarray(picture)
+    elif picture.has_transparency_data:
+        pixels = np.asarray(picture.convert("LA"))
+        mask = (pixels[..., 0] > 127) & (pixels[..., 1] > 127)
+    else:
+        mask = np.asarray(_eight_bit(picture).convert("L")) > 127
+    if not mask.any():
+        raise UserError(f"{name}: empty mask; expected white where the object is or shall be")
+    return mask
+
+
+def read_object(data: bytes, name: str, upright: bool = False, on_white: bool = False) -> NDArray[np.uint8]:
+    """An object picture, [H, W, 4] uint8 RGBA with the colour on white.
+
+    `on_white` says that a picture with alpha has its colour on white already, as in shards. One without alpha is
+    taken to be a cut-out on white: see `alpha_from_white`.
+    """
+    picture = _open(data, name, upright)
+    if not picture.has_transparency_data:
+        rgb = np.asarray(_eight_bit(picture).convert("RGB"))
+        return np.dstack([rgb, alpha_from_white(rgb)])
+    rgba = np.asarray(picture.convert("RGBA"))
+    if not (rgba[..., 3] >= 128).any():
+        raise UserError(f"{name}: nothing but transparent pixels; expected an object")
+    if on_white:
+        return rgba
+    alpha = rgba[..., 3:].astype(np.uint16)
+    rgb = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return np.dstack([rgb.astype(np.uint8), rgba[..., 3]])
+
+
+def alpha_from_white(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Alpha [H, W] of a cut-out on white, [H, W, 3]: 0 where near-white is connected with the border, 255 elsewhere.
+
+    White inside of the object is kept so. A picture that is near-white all over is all object.
+    """
+    white = (rgb.min(2) >= NEAR_WHITE).astype(np.uint8)
+    _, labels = cv2.connectedComponents(white, connectivity=4)
+    outer = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    background = np.isin(labels, outer[outer > 0])
+    if background.all():
+        background[:] = False
+    return np.where(background, 0, 255).astype(np.uint8)
+
+
+def _eight_bit(picture: Any) -> Any:
+    """16-bit grey to 8 bits; Pillow would clip it."""
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+    return picture

@@ -1,0 +1,274 @@
+"""Shards -> examples: which tars, where in them each sample lies, and what it holds (see shards/README.md).
+
+Tar headers are read once; a sample is then read by offset, in any order. Published shards read the same way: they
+lack index, alpha and `meta.json`. Nothing is unpickled, and no member is written anywhere.
+"""
+
+import json
+import math
+import mmap
+import os
+import re
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pics_common.errors import UserError
+from pics_model.examples import Example
+from pics_model.pictures import read_mask, read_object, read_photo
+
+Split = Literal["train", "val", "all"]
+Cutouts = Literal["visible", "full", "mix"]
+
+BLOCK = 512
+GOOD_NAME = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A tar, and how many samples its index promises; None without an index."""
+
+    path: Path
+    num_samples: int | None = None
+
+
+@dataclass(slots=True)
+class ShardTable:
+    """Every sample of some shards: whose shard, its key, its members. Compact, as there may be millions.
+
+    Members of sample i are entries `first[i]` to `first[i + 1]` of `kind`, `offset` and `length`; `kinds` are the
+    names behind the key, `bg.jpg` and so on.
+    """
+
+    shards: list[Shard]
+    keys: list[str] = field(default_factory=list)
+    shard: "array[int]" = field(default_factory=lambda: array("l"))
+    first: "array[int]" = field(default_factory=lambda: array("q", [0]))
+    kind: "array[int]" = field(default_factory=lambda: array("H"))
+    offset: "array[int]" = field(default_factory=lambda: array("q"))
+    length: "array[int]" = field(default_factory=lambda: array("q"))
+    kinds: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def where(self, index: int) -> str:
+        """Shard and key of a sample, for messages."""
+        return f"shard {self.shards[self.shard[index]].path}, key {self.keys[index]}"
+
+    def members(self, index: int) -> dict[str, tuple[int, int]]:
+        """Kind -> (offset, length) of a sample's members."""
+        entries = range(self.first[index], self.first[index + 1])
+        return {self.kinds[self.kind[i]]: (self.offset[i], self.length[i]) for i in entries}
+
+    def read(self, index: int, kinds: list[str]) -> dict[str, bytes]:
+        """The bytes of those members of a sample that it has."""
+        members = self.members(index)
+        path = self.shards[self.shard[index]].path
+        out: dict[str, bytes] = {}
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"{self.where(index)}: cannot be read ({error.strerror})") from None
+        try:
+            for kind in kinds:
+                if kind in members:
+                    offset, length = members[kind]
+                    out[kind] = os.pread(handle, length, offset)
+                    if len(out[kind]) != length:
+                        raise UserError(f"{self.where(index)}: the file has shrunk since the start")
+        finally:
+            os.close(handle)
+        return out
+
+
+def open_shards(path: Path, split: Split = "all") -> ShardTable:
+    """Lists the samples of a folder of shards, or of one tar (whose split does not matter).
+
+    Raises `UserError` if there are none, one is missing, cut off or of another length than the index says, or a
+    member has a name that no shard may hold.
+    """
+    table = ShardTable(find_shards(path, split))
+    for number in range(len(table.shards)):
+        _scan(table, number)
+    if not table.keys:
+        raise UserError(f"shards {path}: no sample in {len(table.shards)} tar files")
+    return table
+
+
+def find_shards(path: Path, split: Split = "all") -> list[Shard]:
+    """The tars of `path` in order: those that `index.json` names, or every `.tar` of a folder without one."""
+    if path.is_file():
+        return [Shard(path)]
+    if not path.is_dir():
+        raise UserError(f"shards {path}: does not exist; expected a folder of shards, or a tar")
+    index = path / "index.json"
+    found = _from_index(index) if index.is_file() else [(Shard(tar), "") for tar in sorted(path.glob("*.tar"))]
+    if not found:
+        raise UserError(f"shards {path}: no tar files; build some with `pics-data build`")
+    # Without a word from the index the name tells: published shards are all for training.
+    named = [(shard, said or ("val" if shard.path.name.startswith("val") else "train")) for shard, said in found]
+    chosen = [shard for shard, its_split in named if split in ("all", its_split)]
+    if not chosen:
+        raise UserError(f"shards {path}: {len(found)} tar files, none of split {split}")
+    return chosen
+
+
+def _from_index(index: Path) -> list[tuple[Shard, str]]:
+    try:
+        content = json.loads(index.read_text())
+        entries = [(str(e["url"]), int(e["nsamples"]), str(e.get("split", ""))) for e in content["shardlist"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"index {index}: expected `shardlist` of `url` and `nsamples` ({error!r})") from None
+    found = []
+    for url, num_samples, split in entries:
+        if Path(url).name != url:
+            raise UserError(f"index {index}: url {url!r}; expected the name of a tar beside the index")
+        if not (index.parent / url).is_file():
+            raise UserError(f"index {index}: names {url}, which is not there; build again, or fetch the missing tar")
+        found.append((Shard(index.parent / url, num_samples), split))
+    return found
+
+
+def _scan(table: ShardTable, number: int) -> None:
+    """Reads the tar headers of one shard into the table."""
+    shard = table.shards[number]
+    start = len(table.keys)
+    numbers = {kind: i for i, kind in enumerate(table.kinds)}
+    key = ""
+    for name, offset, length in _tar_members(shard.path):
+        its_key, _, kind = name.partition(".")
+        if its_key != key:
+            key = its_key
+            table.keys.append(key)
+            table.shard.append(number)
+            table.first.append(table.first[-1])
+        if kind not in numbers:
+            numbers[kind] = len(table.kinds)
+            table.kinds.append(kind)
+        table.kind.append(numbers[kind])
+        table.offset.append(offset)
+        table.length.append(length)
+        table.first[-1] += 1
+    num_samples = len(table.keys) - start
+    if shard.num_samples not in (None, num_samples):
+        raise UserError(f"shard {shard.path}: {num_samples} samples, the index says {shard.num_samples}; build again")
+
+
+def _tar_members(path: Path) -> list[tuple[str, int, int]]:
+    """(name, offset, length) of every file of a tar, checked to lie in it."""
+    out: list[tuple[str, int, int]] = []
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            at, long_name = 0, b""
+            while True:
+                header = data[at : at + BLOCK]
+                if len(header) < BLOCK:
+                    raise UserError(f"shard {path}: cut off after {len(out)} files; build or fetch it again")
+                if not any(header):
+                    return out
+                kind, length = header[156:157], _number(header[124:136])
+                if header[257:262] != b"ustar" and not _checks_out(header):
+                    raise UserError(f"shard {path}: not a tar, or damaged, at byte {at}")
+                begin = at + BLOCK
+                if begin + length > len(data):
+                    raise UserError(f"shard {path}: cut off after {len(out)} files; build or fetch it again")
+                at = begin + (length + BLOCK - 1) // BLOCK * BLOCK
+                if kind == b"L":
+                    long_name = data[begin : begin + length]
+                elif kind == b"x":
+                    long_name = _pax_path(data[begin : begin + length])
+                elif kind != b"g":
+                    prefix = header[345:500].rstrip(b"\0") if header[257:263] == b"ustar\0" else b""
+                    raw = long_name or (prefix + b"/" if prefix else b"") + header[:100]
+                    name = raw.split(b"\0")[0].decode("utf-8", "replace")
+                    if kind not in (b"0", b"\0") or not GOOD_NAME.fullmatch(name):
+                        raise UserError(
+                            f"shard {path}: member {name!r}; expected plain files named <key>.<kind>, without a path"
+                        )
+                    out.append((name, begin, length))
+                    long_name = b""
+    except (OSError, ValueError) as error:
+        raise UserError(f"shard {path}: cannot be read as a tar ({error})") from None
+
+
+def _number(field_: bytes) -> int:
+    if field_[0] & 0x80:
+        return int.from_bytes(field_[1:], "big")
+    return int(field_.split(b"\0")[0].strip() or b"0", 8)
+
+
+def _checks_out(header: bytes) -> bool:
+    return _number(header[148:156]) == sum(header[:148]) + 32 * 8 + sum(header[156:])
+
+
+def _pax_path(records: bytes) -> bytes:
+    found = re.search(rb"\d+ path=([^\n]*)\n", records)
+    return found.group(1) if found else b""
+
+
+def read_example(table: ShardTable, index: int, whole: bool = False) -> Example:
+    """Decodes one sample. `whole` asks for pictures of whole objects, where the shard knows them.
+
+    Raises `UserError` that names shard, key and member for anything that is missing or wrong.
+    """
+    kinds, where = table.members(index), table.where(index)
+    num_objects = 0
+    while f"obj{num_objects}.png" in kinds:
+        num_objects += 1
+    if not num_objects:
+        raise UserError(f"{where}: no obj0.png; expected objects obj0.png, obj1.png, ...")
+    names = ["bg.jpg", "meta.json"]
+    pictures, whole_here = [], []
+    for k in range(num_objects):
+        whole_here.append(whole and f"full{k}.png" in kinds and f"amodal{k}.png" in kinds)
+        pictures.append(f"full{k}.png" if whole_here[k] else f"obj{k}.png")
+        names += [pictures[k], f"mask{k}.png"] + ([f"amodal{k}.png"] if whole_here[k] else [])
+    data = table.read(index, names)
+    for name in names:
+        if name not in data and name != "meta.json":
+            raise UserError(f"{where}: no {name}; expected one for each of {num_objects} objects")
+    photo = read_photo(data["bg.jpg"], f"{where}, bg.jpg")
+    size = photo.shape[0], photo.shape[1]
+    masks = [read_mask(data[f"mask{k}.png"], f"{where}, mask{k}.png", size) for k in range(num_objects)]
+    meta = _meta(data.get("meta.json"), where)
+    example = Example(
+        key=table.keys[index],
+        photo=photo,
+        objects=[read_object(data[name], f"{where}, {name}", on_white=True) for name in pictures],
+        masks=masks,
+        squares=[_square(meta, k, "full_crop" if whole_here[k] else "crop", where) for k in range(num_objects)],
+        meta=meta,
+    )
+    if any(whole_here):
+        example.whole_masks = [
+            read_mask(data[f"amodal{k}.png"], f"{where}, amodal{k}.png", size) if whole_here[k] else masks[k]
+            for k in range(num_objects)
+        ]
+    return example
+
+
+def _meta(data: bytes | None, where: str) -> dict[str, Any]:
+    if data is None:
+        return {}
+    try:
+        meta = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{where}, meta.json: not JSON ({error})") from None
+    if not isinstance(meta, dict):
+        raise UserError(f"{where}, meta.json: expected an object, found {type(meta).__name__}")
+    return meta
+
+
+def _square(meta: dict[str, Any], k: int, name: str, where: str) -> tuple[float, float, float] | None:
+    """The square of the photo that object k's picture shows, as `meta` has it; None where it says nothing."""
+    objects = meta.get("objects")
+    entry = objects[k] if isinstance(objects, list) and k < len(objects) else {}
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if value is None:
+        return None
+    good = isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value)
+    if not good or not all(map(math.isfinite, value)) or value[2] <= 0:
+        raise UserError(f"{where}, meta.json: objects[{k}].{name} is {value!r}; expected [x, y, side], side above 0")
+    return float(value[0]), float(value[1]), float(value[2])
