@@ -51,12 +51,11 @@ def read_mask(data: bytes, name: str, size: tuple[int, int], upright: bool = Fal
             f"expected the same size"
         )
     mask: NDArray[np.bool_]
-    if picture.mode == "1":
-        mask = np.asarray(picture)
-    elif picture.has_transparency_data:
+    if picture.has_transparency_data:
         pixels = np.asarray(picture.convert("LA"))
         mask = (pixels[..., 0] > 127) & (pixels[..., 1] > 127)
     else:
+        # Not straight from mode "1": its bool arrays hold bytes of 255, which OpenCV and ~ misread.
         mask = np.asarray(_eight_bit(picture).convert("L")) > 127
     if not mask.any():
         raise UserError(f"{name}: empty mask; expected white where the object is or shall be")
