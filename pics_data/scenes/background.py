@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from pics_data.scenes.ground import TILE_PIXELS, TILE_UNITS, ground_tile
-from pics_data.scenes.layout import Scene
 from pics_data.scenes.rays import Array
+from pics_data.scenes.scene import Scene
 from pics_data.scenes.shading import blocked, may_meet, openness, sphere_directions, sun_directions
 
 SKY_STEP = 4  # the open sky changes slowly: one ground point for 4 x 4 pixels
@@ -32,7 +32,7 @@ def background(scene: Scene, size: int) -> Array:
 
 
 def _ground_grid(scene: Scene, size: int) -> tuple[Array, Array, Array, Array]:
-    """x [S, S], y [S] and distance along the ray [S] of the ground that pixels see, and the share [S] that is ground."""
+    """Of the ground that pixels see: x [S, S], y [S], distance along the ray [S], and what share of the row it is [S]."""
     camera = scene.camera
     limit = scene.backdrop.distance or 60.0
     edges = camera.axes[2] + camera.axes[1] * ((np.arange(2 * size + 1) / size - 1) / camera.focal)[:, None]

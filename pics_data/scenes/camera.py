@@ -21,7 +21,7 @@ class Camera:
         return (own[:, :2] / own[:, 2:] * np.float32(self.focal) + 1) * np.float32(size / 2)
 
     def rays(self, size: int, left: int = 0, top: int = 0, right: int = -1, bottom: int = -1) -> Array:
-        """Unit directions [rows * columns, 3] through the centres of the pixels left..right, top..bottom (exclusive)."""
+        """Unit directions [rows * columns, 3] through the centres of pixels left..right, top..bottom (exclusive)."""
         right, bottom = (size if right < 0 else right), (size if bottom < 0 else bottom)
         x = (np.arange(left, right, dtype=np.float32) + 0.5) * np.float32(2 / size) - 1
         y = (np.arange(top, bottom, dtype=np.float32) + 0.5) * np.float32(2 / size) - 1

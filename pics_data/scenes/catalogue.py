@@ -97,7 +97,7 @@ def _rock(category: str, rng: Generator) -> Solid:
     rough = category == "rock"
     waves = rng.normal(size=(14, 3)) * (rng.uniform(1.2, 5.0, (14, 1)) if rough else rng.uniform(0.8, 2.6, (14, 1)))
     phases = rng.uniform(0, 2 * np.pi, 14)
-    power = (0.10 if rough else 0.16) / (1 + 0.25 * np.linalg.norm(waves, axis=1))
+    power = (0.10 if rough else 0.11) / (1 + 0.25 * np.linalg.norm(waves, axis=1))
     stretch = np.array([1.0, rng.uniform(0.7, 1.0), rng.uniform(0.6, 0.9) if rough else rng.uniform(0.8, 1.2)])
 
     def shape(v: Array) -> Array:
@@ -112,23 +112,11 @@ def _rock(category: str, rng: Generator) -> Solid:
     return Solid(category, *bend(shape, ball(13)), "ball")
 
 
-def _upright(category: str, rng: Generator) -> Solid:
-    """Solids of revolution, with or without flutes, that are not hollow."""
+def _straight(category: str, rng: Generator) -> Solid:
+    """Solids with straight walls around the vertical axis; most carry something on their flat top."""
     u = rng.uniform
-    outline = None
-    top, convex, wrap = 0.0, True, "round"
-    if category in ("cylinder", "puck", "prism", "star"):
-        r, h = (u(0.32, 0.5), u(0.7, 1.0)) if category != "puck" else (u(0.5, 0.6), u(0.22, 0.4))
-        if category == "star":
-            h = u(0.35, 0.8)
-            turn = np.arange(60) * (2 * np.pi / 60)
-            outline = 0.78 + 0.22 * np.cos(turn * int(rng.integers(5, 8)))
-            convex = False
-        elif category == "prism":
-            outline = _polygon(int(rng.choice([3, 5, 6, 8])), 0.06, 60)
-        profile = _edged([(0, 0), (r, 0), (r, h), (0, h)], bevel=u(0.02, 0.08))
-        top = 0.88 * r * (1.0 if outline is None else float(outline.min()))
-    elif category in ("cone", "pyramid"):
+    outline, top, convex = None, 0.0, category not in ("star", "spool")
+    if category in ("cone", "pyramid"):
         r, h = u(0.35, 0.5), u(0.8, 1.0)
         outline = _polygon(4, 0.03, 60) if category == "pyramid" else None
         profile = _edged([(0, 0), (r, 0), (u(0.0, 0.06), h), (0, h)], bevel=0.04, steps=5)
@@ -138,76 +126,57 @@ def _upright(category: str, rng: Generator) -> Solid:
         profile = _edged([(0, 0), (r, 0), (tip, h), (0, h)], bevel=u(0.02, 0.06))
         top = 0.85 * tip
     elif category == "barrel":
-        r, h, belly = u(0.28, 0.34), u(0.8, 1.0), u(1.15, 1.35)
-        z = np.linspace(0, 1, 11)
-        wall = [(r * (1 + (belly - 1) * 4 * t * (1 - t)), h * t) for t in z]
+        r, h, belly = u(0.28, 0.34), u(0.8, 1.0), u(0.15, 0.35)
+        wall = [(r * (1 + belly * 4 * t * (1 - t)), h * t) for t in np.linspace(0, 1, 11)]
         profile = np.array([(0, 0), (0.5 * r, 0), *wall, (0.5 * r, h), (0, h)])
         top = 0.9 * r
     elif category == "spool":
         r, h, waist = u(0.38, 0.46), u(0.8, 1.0), u(0.4, 0.6)
-        profile = _edged(
-            [(0, 0), (r, 0), (r, 0.16 * h), (waist * r, 0.26 * h), (waist * r, 0.74 * h), (r, 0.84 * h), (r, h), (0, h)]
-        )
-        top, convex = 0.88 * r, False
-    elif category == "pawn":
-        profile = _smooth(
-            [(0, 0), (0.3, 0), (0.33, 0.06), (0.24, 0.14), (0.13, 0.3), (0.11, 0.52), (0.21, 0.57), (0.13, 0.62),
-             (0.2, 0.74), (0.19, 0.86), (0.1, 0.97), (0, 1.0)], 3,
-        )  # fmt: skip
-        convex = False
+        lower = [(0, 0), (r, 0), (r, 0.16 * h), (waist * r, 0.26 * h)]
+        upper = [(waist * r, 0.74 * h), (r, 0.84 * h), (r, h), (0, h)]
+        profile = _edged([*lower, *upper])
+        top = 0.88 * r
+    else:  # cylinder, puck, prism, star
+        r, h = (u(0.5, 0.6), u(0.22, 0.4)) if category == "puck" else (u(0.32, 0.5), u(0.7, 1.0))
+        if category == "star":
+            h = u(0.35, 0.8)
+            outline = 0.78 + 0.22 * np.cos(np.arange(60) * (2 * np.pi / 60) * int(rng.integers(5, 8)))
+        elif category == "prism":
+            outline = _polygon(int(rng.choice([3, 5, 6, 8])), 0.06, 60)
+        profile = _edged([(0, 0), (r, 0), (r, h), (0, h)], bevel=u(0.02, 0.08))
+        top = 0.88 * r * (1.0 if outline is None else float(outline.min()))
+    return Solid(category, *lathe(profile, outline), "round", convex, top=top)
+
+
+def _curved(category: str, rng: Generator) -> Solid:
+    """Turned and grown things."""
+    u = rng.uniform
+    outline, wrap, top = None, "round", 0.0
+    if category == "pawn":
+        foot = [(0, 0), (0.3, 0), (0.33, 0.06), (0.24, 0.14), (0.13, 0.3), (0.11, 0.52)]
+        head = [(0.21, 0.57), (0.13, 0.62), (0.2, 0.74), (0.19, 0.86), (0.1, 0.97), (0, 1.0)]
+        profile = _smooth([*foot, *head], 3)
     elif category == "bottle":
         neck, body, shoulder = u(0.06, 0.1), u(0.2, 0.28), u(0.5, 0.66)
-        profile = _edged(
-            [
-                (0, 0),
-                (body, 0),
-                (body, shoulder),
-                (neck, shoulder + 0.18),
-                (neck, 0.93),
-                (neck * 1.3, 0.93),
-                (neck * 1.3, 1.0),
-                (0, 1.0),
-            ],
-            bevel=0.07,
-        )
-        convex = False
+        lower = [(0, 0), (body, 0), (body, shoulder), (neck, shoulder + 0.18)]
+        upper = [(neck, 0.93), (neck * 1.3, 0.93), (neck * 1.3, 1.0), (0, 1.0)]
+        profile = _edged([*lower, *upper], bevel=0.07)
     elif category == "mushroom":
         cap, stem = u(0.42, 0.55), u(0.12, 0.2)
-        profile = _smooth(
-            [
-                (0, 0),
-                (stem, 0),
-                (stem * 0.8, 0.25),
-                (stem * 0.8, 0.48),
-                (cap * 0.9, 0.46),
-                (cap, 0.56),
-                (cap * 0.75, 0.8),
-                (cap * 0.3, 0.93),
-                (0, 0.95),
-            ],
-            3,
-        )
-        convex = False
+        lower = [(0, 0), (stem, 0), (stem * 0.8, 0.25), (stem * 0.8, 0.48)]
+        profile = _smooth([*lower, (cap * 0.9, 0.46), (cap, 0.56), (cap * 0.75, 0.8), (cap * 0.3, 0.93), (0, 0.95)], 3)
     elif category == "pear":
-        profile = _smooth(
-            [(0, 0.02), (0.16, 0), (0.37, 0.16), (0.38, 0.36), (0.24, 0.62), (0.17, 0.82), (0.08, 0.95), (0, 0.96)]
-        )
-        convex = False
+        lower, upper = [(0, 0.02), (0.16, 0), (0.37, 0.16), (0.38, 0.36)], [(0.24, 0.62), (0.17, 0.82), (0.08, 0.95)]
+        profile = _smooth([*lower, *upper, (0, 0.96)])
     elif category == "gem":
-        outline = _polygon(8, 0.0, 48)
+        outline, wrap, top = _polygon(8, 0.0, 48), "ball", 0.22
         profile = np.array([(0, 0), (0.12, 0), (0.3, 0.3), (0.46, 0.56), (0.36, 0.76), (0.3, 0.78), (0, 0.78)])
-        wrap, top = "ball", 0.22
-    elif category == "pumpkin":
-        turn = np.arange(72) * (2 * np.pi / 72)
-        outline = 1 - 0.16 * np.abs(np.cos(turn * int(rng.integers(4, 7)))) ** 3
+    else:  # pumpkin
         s = u(0.6, 0.95)
-        profile = _smooth(
-            [(0, 0.03), (0.18, 0.0), (0.42, 0.14 * s), (0.5, 0.36 * s), (0.4, 0.6 * s), (0.16, 0.72 * s), (0, 0.66 * s)]
-        )
-        convex = False
-    else:
-        raise KeyError(category)
-    return Solid(category, *lathe(profile, outline), wrap, convex, top=top)
+        outline = 1 - 0.16 * np.abs(np.cos(np.arange(72) * (2 * np.pi / 72) * int(rng.integers(4, 7)))) ** 3
+        lower = [(0, 0.03), (0.18, 0.0), (0.42, 0.14 * s), (0.5, 0.36 * s)]
+        profile = _smooth([*lower, (0.4, 0.6 * s), (0.16, 0.72 * s), (0, 0.66 * s)])
+    return Solid(category, *lathe(profile, outline), wrap, category == "gem", top=top)
 
 
 def _vessel(category: str, rng: Generator) -> Solid:
@@ -216,7 +185,7 @@ def _vessel(category: str, rng: Generator) -> Solid:
     outline, wrap = None, "round"
     wall = 0.035
     if category == "bowl":
-        rim, h, base = 0.5, u(0.26, 0.38), u(0.24, 0.3)
+        rim, h, base = 0.5, u(0.32, 0.46), u(0.24, 0.3)
         outer = _smooth([(0, 0), (base, 0), (base * 1.25, 0.06), (0.44, h * 0.55), (rim, h)], 4)[:-1]
         inside = _smooth(
             [(rim - wall, h - 0.005), (0.44 - wall, h * 0.58), (base * 1.2, 0.085), (base, wall), (0, wall)], 4
@@ -298,12 +267,10 @@ CATEGORIES: dict[str, Callable[[str, Generator], Solid]] = {
     **dict.fromkeys(("box", "cube", "brick", "book"), _box),
     **dict.fromkeys(("sphere", "egg", "pebble"), _ball),
     **dict.fromkeys(("rock", "blob"), _rock),
-    **dict.fromkeys(
-        ("cylinder", "puck", "prism", "star", "cone", "pyramid", "frustum", "barrel", "spool", "pawn", "bottle",
-         "mushroom", "pear", "gem", "pumpkin"), _upright,
-    ),
+    **dict.fromkeys(("cylinder", "puck", "prism", "star", "cone", "pyramid", "frustum", "barrel", "spool"), _straight),
+    **dict.fromkeys(("pawn", "bottle", "mushroom", "pear", "gem", "pumpkin"), _curved),
     **dict.fromkeys(("bowl", "tray", "crate", "pot", "mug", "vase"), _vessel),
     **dict.fromkeys(("torus", "knot", "spring", "banana", "capsule"), _swept),
-}  # fmt: skip
+}
 CONTAINERS = ("bowl", "tray", "crate", "pot", "mug")
 SUPPORTS = ("box", "cube", "brick", "book", "cylinder", "puck", "prism", "star", "frustum", "barrel", "spool")

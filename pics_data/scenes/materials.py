@@ -4,6 +4,7 @@ Colours are linear RGB in [0, 1], float32. Points [N, 3] are in the solid's own 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -162,7 +163,7 @@ def _pattern(material: Material, a: Array, b: Array) -> Array:
 
 
 def _flat(wrap: str, points: Array, normals: Array) -> tuple[Array, Array]:
-    """Coordinates (a, b) on the surface, about 1 per unit of length; `a` closes around the axis after a whole number."""
+    """Coordinates (a, b) on the surface, about 1 per unit of length; around the axis `a` grows by a whole number."""
     x, y, z = points.T
     if wrap == "boxy":
         nx, ny, nz = np.abs(normals).T
@@ -181,5 +182,5 @@ def _step(value: Array, width: float) -> Array:
     return np.clip(value * np.float32(0.5 / width) + np.float32(0.5), 0, 1)
 
 
-def _mix(low: Array, high: Array, share: Array) -> Array:
+def _mix(low: Array, high: Array, share: NDArray[np.floating[Any]]) -> Array:
     return low + (high - low) * share.astype(np.float32)[:, None]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pics_data.scenes.background import background
-from pics_data.scenes.layout import Scene
 from pics_data.scenes.rays import Array, Bools
-from pics_data.scenes.shading import LIFT, SELF_LIFT, Surface, sun_directions, sunlight
+from pics_data.scenes.scene import Scene
+from pics_data.scenes.shading import LIFT, SELF_LIFT, sun_directions, sunlight, surface_of
 
 Bytes = NDArray[np.uint8]
 
@@ -44,16 +44,16 @@ def render_scene(scene: Scene, size: int, wanted: tuple[int, ...]) -> Rendered:
         hits = thing.body.tree.first(thing.pose, scene.camera.position, rays)
         sample = (hits.ray // (right - left) + top) * width + hits.ray % (right - left) + left
         depth[k, sample] = hits.depth
-        surface = Surface(thing, scene.objects, hits, rays, scene.light, scene.camera.position)
+        surface = surface_of(thing, scene.objects, hits, rays, scene.light, scene.camera.position)
         free = np.ones(len(sample), np.float32)
         if not thing.body.solid.convex:
-            free = sunlight((thing,), surface, sun, sample, width, lift=SELF_LIFT)
+            free = sunlight((thing,), surface, sun, sample, width, SELF_LIFT)
         if k in wanted:
             alone[k] = _cut_out(surface.shade + surface.lit * free[:, None], sample, size)
         seen = hits.depth < nearest[sample]
         nearest[sample[seen]] = hits.depth[seen]
         others = tuple(o for j, o in enumerate(scene.objects) if j != k)
-        free *= sunlight(others, surface, sun, sample, width, lift=LIFT)
+        free *= sunlight(others, surface, sun, sample, width, LIFT)
         color[sample[seen]] = (surface.shade + surface.lit * free[:, None])[seen]
     winner = np.where(np.isfinite(nearest), depth.argmin(0), count)
     shares = np.stack([_samples(winner == k, size) for k in range(count)])

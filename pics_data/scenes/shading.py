@@ -1,11 +1,13 @@
 """Light on surfaces: soft sun shadows, open sky, bounce from the ground, highlights. Linear RGB, float32."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from pics_data.scenes.layout import Light, Placed
 from pics_data.scenes.materials import albedo
 from pics_data.scenes.rays import Array, Bools, Hits, rotate
+from pics_data.scenes.scene import Light, Placed
 from pics_data.scenes.solids import corner_normals
 
 LIFT = 2e-3  # world units that shadow rays start off the surface
@@ -60,7 +62,8 @@ def openness(objects: tuple[Placed, ...], points: Array, normals: Array, directi
 
     `directions` [D, 3] are spread over the whole sphere.
     """
-    cosines = sum(normals[:, axis, None] * directions[None, :, axis] for axis in range(3))
+    n, d = normals[:, None], directions[None]
+    cosines = n[..., 0] * d[..., 0] + n[..., 1] * d[..., 1] + n[..., 2] * d[..., 2]
     point, way = np.nonzero(cosines > 0)
     rays = np.take(directions, way, axis=0)
     start = np.take(points + np.float32(2 * LIFT) * normals, point, axis=0)
@@ -84,67 +87,90 @@ def blend(corners: Array, hits: Hits) -> Array:
     return three[:, 0] * w[:, :1] + three[:, 1] * w[:, 1:2] + three[:, 2] * w[:, 2:]
 
 
+@dataclass(frozen=True, slots=True)
 class Surface:
-    """One object's hits and its colours there: `lit` [M, 3] adds to `shade` [M, 3] where the sun comes through."""
+    """The hits of one object: world `points` and unit `normals` [M, 3], `slope` [M] the cosine towards the sun, and
+    its colours [M, 3]: `shade` without the sun, to which `lit` adds where the sun comes through."""
 
-    def __init__(self, thing: Placed, everything: tuple[Placed, ...], hits: Hits, rays: Array, light: Light,
-                 origin: Array) -> None:  # fmt: skip
-        solid, pose = thing.body.solid, thing.pose
-        corners = corner_normals(solid.vertices, solid.faces)
-        view = rays[hits.ray]
-        self.points = origin + view * hits.depth[:, None]
-        own = blend(corners, hits)
-        own /= np.maximum(np.sqrt(dot(own, own)), 1e-9)[:, None]
-        normals = rotate(pose.turn, own)
-        color = albedo(thing.body.material, solid.wrap, pose.to_own(self.points), own)
-        sky, ground = self._open(thing, everything, corners, hits)
-        self.normals = normals
-        self.slope = dot(normals, light.toward[None])
-        ambient = sky[:, None] * light.sky + ground[:, None] * light.bounce
-        half = light.toward - view
-        half /= np.sqrt(dot(half, half))[:, None]
-        spark = np.maximum(dot(normals, half), 0) ** np.float32(thing.body.material.gloss)
-        facing = np.abs(dot(normals, view))
-        rim = (1 - facing) ** 4 * np.float32(0.1 + 0.5 * thing.body.material.shine)
-        self.shade = color * ambient + (rim * sky)[:, None] * light.sky
-        sun = np.clip(self.slope, 0, 1)
-        self.lit = (color * sun[:, None] + (thing.body.material.shine * spark * (sun > 0))[:, None]) * light.sun
-
-    @staticmethod
-    def _open(thing: Placed, everything: tuple[Placed, ...], corners: Array, hits: Hits) -> tuple[Array, Array]:
-        """Openness at the corners of the faces that were hit, blended over each face."""
-        faces = thing.body.solid.faces
-        seen, inverse = np.unique(hits.face, return_inverse=True)
-        # A vertex at a crease counts once for each of its normals.
-        keys = np.concatenate([faces[seen].reshape(-1, 1), np.round(corners[seen].reshape(-1, 3) * 8)], 1)
-        _, index, back = np.unique(_rows(keys), return_index=True, return_inverse=True)
-        vertices = thing.body.solid.vertices[faces[seen].ravel()[index]]
-        points = thing.pose.to_world(vertices)
-        normals = rotate(thing.pose.turn, np.ascontiguousarray(corners[seen].reshape(-1, 3)[index]))
-        sky, ground = openness(everything, points, normals, sphere_directions(40))
-        low = np.clip(points[:, 2] * 3 + 0.35, 0.35, 1)  # the ground right under an object lies in its shadow
-        at = back.ravel().reshape(-1, 3)[inverse.ravel()]
-        weights = hits.weights
-        return (sky[at] * weights).sum(1), ((ground * low)[at] * weights).sum(1)
+    points: Array
+    normals: Array
+    slope: Array
+    shade: Array
+    lit: Array
 
 
-def _rows(keys: NDArray[np.float64]) -> NDArray[np.int64]:
+def surface_of(
+    thing: Placed, everything: tuple[Placed, ...], hits: Hits, rays: Array, light: Light, eye: Array
+) -> Surface:
+    """Shades the `hits` of `rays` from `eye` on one of the objects, `thing`."""
+    body, pose = thing.body, thing.pose
+    corners = corner_normals(body.solid.vertices, body.solid.faces) if body.corners is None else body.corners
+    view = np.take(rays, hits.ray, axis=0)
+    points = eye + view * hits.depth[:, None]
+    own = blend(corners, hits)
+    own /= np.maximum(np.sqrt(dot(own, own)), 1e-9)[:, None]
+    if body.skin is not None:
+        color = body.skin.at(hits)
+    else:
+        color = albedo(body.material, body.solid.wrap, pose.to_own(points), own)
+    normals = rotate(pose.turn, own)
+    if not body.solid.closed:
+        normals = np.where(_seen_from_behind(thing, hits, view)[:, None], -normals, normals)
+    sky, ground = _open(thing, everything, corners, hits)
+    slope = dot(normals, light.toward[None])
+    half = light.toward - view
+    half /= np.sqrt(dot(half, half))[:, None]
+    shine, gloss = np.float32(body.material.shine), np.float32(body.material.gloss)
+    spark = np.where(slope > 0, shine * np.maximum(dot(normals, half), 0) ** gloss, 0)
+    rim = (1 - np.abs(dot(normals, view))) ** 4 * (np.float32(0.1) + shine / 2) * sky
+    shade = color * (sky[:, None] * light.sky + ground[:, None] * light.bounce) + rim[:, None] * light.sky
+    lit = (color * np.clip(slope, 0, 1)[:, None] + spark[:, None]) * light.sun
+    return Surface(points, normals, slope, shade, lit)
+
+
+def _open(thing: Placed, everything: tuple[Placed, ...], corners: Array, hits: Hits) -> tuple[Array, Array]:
+    """Openness at the corners of the faces that were hit, blended over each face: smooth, and few rays."""
+    faces = thing.body.solid.faces
+    seen, inverse = np.unique(hits.face, return_inverse=True)
+    # A vertex at a crease counts once for each of its normals.
+    normals = corners[seen].reshape(-1, 3)
+    keys = np.concatenate([faces[seen].reshape(-1, 1), np.round(normals * 8)], 1)
+    _, index, back = np.unique(_row_numbers(keys), return_index=True, return_inverse=True)
+    points = thing.pose.to_world(thing.body.solid.vertices[faces[seen].ravel()[index]])
+    sky, ground = openness(everything, points, rotate(thing.pose.turn, normals[index]), sphere_directions(40))
+    ground *= np.clip(points[:, 2] * 3 + 0.35, 0.35, 1)  # the ground right under an object lies in its shadow
+    at = back.ravel().reshape(-1, 3)[inverse.ravel()]
+    return (sky[at] * hits.weights).sum(1), (ground[at] * hits.weights).sum(1)
+
+
+def _seen_from_behind(thing: Placed, hits: Hits, view: Array) -> Bools:
+    """Which hits are on the back of their face."""
+    three = np.take(thing.body.solid.faces, hits.face, axis=0)
+    a, b, c = (np.take(thing.body.solid.vertices, three[:, k], axis=0) for k in range(3))
+    return np.asarray(dot(rotate(thing.pose.turn, np.cross(b - a, c - a)), view) > 0)
+
+
+def _row_numbers(keys: NDArray[np.float64]) -> NDArray[np.int64]:
     """One integer for each row (vertex, and normal in steps of 1/8)."""
     whole = keys.astype(np.int64)
     out: NDArray[np.int64] = ((whole[:, 0] * 32 + whole[:, 1] + 8) * 32 + whole[:, 2] + 8) * 32 + whole[:, 3] + 8
     return out
 
 
-def sunlight(objects: tuple[Placed, ...], surface: Surface, sun: Array, ray: NDArray[np.int64], width: int, *,
-             lift: float) -> Array:  # fmt: skip
-    """The part of the sun that reaches each hit past `objects`; the four samples of a pixel take turns in `sun`."""
-    turn = (ray // width % 2) * 2 + ray % width % 2
-    out = np.ones(len(ray), np.float32)
+def sunlight(
+    objects: tuple[Placed, ...], surface: Surface, sun: Array, sample: NDArray[np.int64], width: int, lift: float
+) -> Array:
+    """The part of the sun [M] that reaches each hit past `objects`. The four samples of a pixel share out `sun` [8, 3].
+
+    `sample` are the hits' places in the picture of `width` samples a row, `lift` how far off the surface rays start.
+    """
+    turn = (sample // width % 2) * 2 + sample % width % 2
+    out = np.ones(len(sample), np.float32)
     facing = np.flatnonzero(surface.slope > 0)
     start = surface.points[facing] + surface.normals[facing] * np.float32(lift)
-    per_sample = len(sun) // 4
-    total = np.zeros(len(facing), np.float32)
-    for k in range(per_sample):
-        total += ~blocked(objects, start, sun[turn[facing] * per_sample + k])
-    out[facing] = total / np.float32(per_sample)
+    each = len(sun) // 4
+    free = np.zeros(len(facing), np.float32)
+    for k in range(each):
+        free += ~blocked(objects, start, sun[turn[facing] * each + k])
+    out[facing] = free / np.float32(each)
     return out

@@ -5,12 +5,14 @@ Every solid stands on z = 0, is centred over the origin, has welded vertices, ou
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Floats = NDArray[np.floating[Any]]
 
 NUM_SEGMENTS = 40  # around an axis: a silhouette of 100 px then strays less than 0.2 px from the true circle
 CREASE_COS = 0.75  # faces that meet at less than about 41 degrees are shaded as one smooth surface
@@ -31,7 +33,7 @@ class Solid:
     """`vertices` [V, 3] and `faces` [F, 3]. `wrap` says how a flat pattern is laid on it: "round", "boxy" or "ball".
 
     `top` is the radius of a flat top that carries another solid, 0 for none; `foot` the radius of what touches the
-    ground. A `convex` solid throws no shadow on itself.
+    ground. A `convex` solid throws no shadow on itself. One that is not `closed` may show the back of its faces.
     """
 
     category: str
@@ -42,6 +44,7 @@ class Solid:
     top: float = 0.0
     foot: float = 0.0
     cavity: Cavity | None = None
+    closed: bool = True
 
     @property
     def height(self) -> float:
@@ -93,7 +96,7 @@ def corner_normals(vertices: Array, faces: Ints) -> Array:
     return normals.reshape(-1, 3, 3).astype(np.float32)
 
 
-def lathe(profile: Array, outline: Array | None = None) -> tuple[Array, Ints]:
+def lathe(profile: Floats, outline: Floats | None = None) -> tuple[Array, Ints]:
     """Turns `profile` [M, 2] of (radius, z) around the z axis; it starts and ends at radius 0, from below to above.
 
     `outline` [N] multiplies the radius by the angle: a star, a square, lobes. A hollow solid's profile walks up the
@@ -129,12 +132,9 @@ def _grid_faces(m: int, n: int, *, closed: bool = False) -> Ints:
     return np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)]).astype(np.int32)
 
 
-def sweep(curve: Array, radii: Array, *, closed: bool = False, sides: int = 18) -> tuple[Array, Ints]:
+def sweep(curve: Floats, radii: Floats, *, closed: bool = False, sides: int = 18) -> tuple[Array, Ints]:
     """A tube of `radii` [M] along `curve` [M, 3]; open ends are rounded off by a point."""
-    if closed:
-        tangents = np.roll(curve, -1, 0) - np.roll(curve, 1, 0)
-    else:
-        tangents = np.gradient(curve, axis=0)
+    tangents = np.roll(curve, -1, 0) - np.roll(curve, 1, 0) if closed else np.gradient(curve, axis=0)
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     normal = np.cross(tangents[0], [0.0, 0.0, 1.0] if abs(tangents[0, 2]) < 0.9 else [1.0, 0.0, 0.0])
     frames = []
@@ -164,7 +164,7 @@ def sweep(curve: Array, radii: Array, *, closed: bool = False, sides: int = 18) 
     return vertices.astype(np.float32), faces.astype(np.int32)
 
 
-def rounded_box(size: Array, bevel: float) -> tuple[Array, Ints]:
+def rounded_box(size: Floats, bevel: float) -> tuple[Array, Ints]:
     """A box of `size` [3] whose edges are rounded with radius `bevel`."""
     lines = []
     turn = bevel * (1 - np.tan(np.linspace(np.pi / 4, 0, 4)))

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from pics_data.records import Instance, Photo, Pixels
-from pics_data.scenes.layout import Scene, draw_scene, label
+from pics_data.scenes.layout import draw_scene
+from pics_data.scenes.meshes import mesh_files
 from pics_data.scenes.render import front, render_scene
+from pics_data.scenes.scene import Scene, relation
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,17 @@ def relation_label(photo: Photo, settings: SceneSettings) -> str:
     """How the first two of `photo.instances` stand to each other: "front", "on", "in", "beside", or ""."""
     scene = _draw(settings, _index(photo, settings))
     first, second = (int(instance.id) for instance in photo.instances[:2])
-    return label(scene, first, second)
+    return relation(scene, first, second)
 
 
 def _draw(settings: SceneSettings, index: int) -> Scene:
-    return draw_scene(settings.seed, index)
+    return draw_scene(settings.seed, index, _meshes(settings.meshes))
+
+
+@lru_cache(maxsize=4)
+def _meshes(folder: str) -> tuple[Path, ...]:
+    """The folder is listed once a process: it is expected not to change during a run."""
+    return mesh_files(folder)
 
 
 def _index(photo: Photo, settings: SceneSettings) -> int:
