@@ -1,0 +1,88 @@
+"""`pics-data build | verify | inspect`."""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tyro
+
+from pics_common.errors import UserError, require_folder, run_command
+from pics_common.recipe import parse_recipe
+from pics_data.config import BuildConfig
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyConfig:
+    """Reads shards back, every byte, and stops at the first damage. Reads the published shards too."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of shards, or one tar."""
+
+
+@dataclass(frozen=True, slots=True)
+class InspectConfig:
+    """Writes a page of pictures and distributions of the samples in shards."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of shards."""
+    out: Path = Path("out/inspect")
+    """Folder of the page."""
+    max_samples: int = 24
+    """Samples to show."""
+
+
+def build_command(config: BuildConfig) -> int:
+    from pics_data.build import build
+    from pics_data.progress import summary
+
+    print(summary(build(config)))
+    return 0
+
+
+def verify_command(config: VerifyConfig) -> int:
+    from pics_data.verify import verify
+
+    print(verify(config.folder))
+    return 0
+
+
+def inspect_command(config: InspectConfig) -> int:
+    from pics_data.inspect import inspect_shards
+
+    print(inspect_shards(require_folder(config.folder, "shards"), config.out, config.max_samples))
+    return 0
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "build": (BuildConfig, build_command),
+    "verify": (VerifyConfig, verify_command),
+    "inspect": (InspectConfig, inspect_command),
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code. Raises `UserError`."""
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {config.__doc__}" for name, (config, _) in COMMANDS.items()]
+        print("usage: pics-data COMMAND [--recipe FILE.yaml] [options]\n", *lines, sep="\n")
+        print("\n`pics-data COMMAND --help` lists the options.")
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"commands: {', '.join(COMMANDS)}"
+        raise UserError(f"pics-data: unknown command `{argv[0]}`; {hint}")
+    config, command = COMMANDS[argv[0]]
+    return command(parse_recipe(config, argv[1:], prog=f"pics-data {argv[0]}"))
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The `pics-data` program."""
+    run_command(lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    main()

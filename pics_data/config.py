@@ -1,0 +1,112 @@
+"""The settings of a build: one typed dataclass, read from YAML and from the command line alike."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pics_common.errors import UserError
+
+if TYPE_CHECKING:
+    from pics_data.sources.scenes import SceneSettings
+
+# What changes no byte of a shard: where things are, how they run, when to give up. The digest of the plan stands for
+# the contents of the images' and annotations' paths, so a data set may move between two runs.
+NOT_IN_IDENTITY = ("images", "annotations", "out", "address", "workers", "max_reject_fraction")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildConfig:
+    """Takes annotated photos apart and writes shards; run again, it finishes what is not finished."""
+
+    source: Literal["coco", "lvis", "scenes"] = "scenes"
+    """Where the photos come from; `scenes` renders them and needs no data."""
+    images: tuple[Path, ...] = ()
+    """Folders that hold the photos."""
+    annotations: tuple[Path, ...] = ()
+    """Annotation files of the source."""
+    out: Path = Path("shards")
+    """Folder of the shards."""
+    pairs_per_photo: int = 1
+    """Compositions made of one photo at most, those with the highest box IoU first."""
+    min_area: float = 0.01171
+    """Smallest object, as a share of the photo's area."""
+    val_fraction: float = 0.05
+    """Share of the photos kept for validation; a photo's own id decides."""
+    shard_samples: int = 0
+    """Samples a shard, about; 0: 1000, fewer where the whole plan is small."""
+    size: int = 0
+    """Longest side of the stored photo in pixels; larger ones are resized. 0: each photo's own size, its bytes kept."""
+    object_size: int = 224
+    """Side of the square cut-outs in pixels."""
+    seed: int = 0
+    """Seed of the order of photos, of the cut-outs' margins and of the scenes."""
+    limit: int = 0
+    """Stop planning after so many photos; 0: take all."""
+    num_scenes: int = 1000
+    """Scenes to render (source scenes)."""
+    scene_size: int = 256
+    """Side of a scene's picture in pixels (source scenes)."""
+    meshes: Path | None = None
+    """Folder of further meshes to place in scenes (source scenes)."""
+    max_pixels: int = 100_000_000
+    """A photo of more pixels than this is rejected before it is decoded."""
+    max_reject_fraction: float = 0.5
+    """The run fails if a larger share of the planned samples could not be made."""
+    workers: int = 0
+    """Shards made at the same time; 0: one for each CPU."""
+    address: str | None = None
+    """Ray cluster to run on, such as `auto` or `ray://host:10001`; `out` must then be a folder that all nodes share."""
+
+    def check(self) -> "BuildConfig":
+        """Raises `UserError` for a value out of range or an option without effect; returns itself."""
+        ranges: tuple[tuple[str, float, float], ...] = (
+            ("pairs_per_photo", 1, 1_000),
+            ("min_area", 0, 1),
+            ("val_fraction", 0, 1),
+            ("shard_samples", 0, 1_000_000),
+            ("size", 0, 16_384),
+            ("object_size", 16, 4_096),
+            ("seed", 0, 2**63 - 1),
+            ("limit", 0, 2**63 - 1),
+            ("num_scenes", 1, 2**63 - 1),
+            ("scene_size", 32, 4_096),
+            ("max_pixels", 1, 2**63 - 1),
+            ("max_reject_fraction", 0, 1),
+            ("workers", 0, 100_000),
+        )
+        for name, low, high in ranges:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"{_option(name)} {value}: expected {low} to {high}")
+        if self.source == "scenes":
+            idle = {"images": self.images, "annotations": self.annotations, "size": self.size}
+            hint = "use --scene-size for the size of scenes" if self.size else "did you mean --source coco or lvis?"
+        else:
+            defaults = {field.name: field.default for field in dataclasses.fields(self)}
+            scenes = ("num_scenes", "scene_size", "meshes")
+            idle = {name: getattr(self, name) if getattr(self, name) != defaults[name] else None for name in scenes}
+            hint = "leave it out, or use --source scenes"
+        for name, value in idle.items():
+            if value:
+                raise UserError(f"{_option(name)} has no effect with --source {self.source}; {hint}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that a shard's bytes depend on, beside the plan, as JSON values."""
+        values = dataclasses.asdict(self)
+        return {key: _plain(value) for key, value in values.items() if key not in NOT_IN_IDENTITY}
+
+    def scene_settings(self) -> "SceneSettings":
+        """The settings of the renderer."""
+        from pics_data.sources.scenes import SceneSettings  # takes a second to import: only who renders pays
+
+        return SceneSettings(seed=self.seed, size=self.scene_size, meshes=str(self.meshes or ""))
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

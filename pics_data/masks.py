@@ -1,0 +1,91 @@
+"""Annotated silhouettes -> masks: COCO polygons, uncompressed and compressed RLE.
+
+Annotations come from strangers: lengths, sizes and numbers are checked here, before any C code trusts them.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pics_data.records import RejectError
+
+Mask = NDArray[np.bool_]
+
+
+def mask_of(segmentation: Any, height: int, width: int) -> Mask:
+    """The mask, [H, W] bool, of a COCO `segmentation`.
+
+    Raises `RejectError`: "malformed polygon", "malformed RLE", "mask size mismatch", "empty mask".
+    """
+    if isinstance(segmentation, dict):
+        mask = _rle_mask(segmentation, height, width)
+    elif isinstance(segmentation, list):
+        mask = _polygon_mask(segmentation, height, width)
+    else:
+        raise RejectError("malformed polygon", f"{type(segmentation).__name__} instead of polygons or RLE")
+    if not mask.any():
+        raise RejectError("empty mask")
+    return mask
+
+
+def _polygon_mask(polygons: list[Any], height: int, width: int) -> Mask:
+    if not polygons:
+        raise RejectError("empty mask", "no polygon")
+    for polygon in polygons:
+        _check_polygon(polygon, height, width)
+    rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return np.ascontiguousarray(coco_mask.decode(rle)).view(np.bool_)
+
+
+def _check_polygon(polygon: Any, height: int, width: int) -> None:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        size = len(polygon) if isinstance(polygon, list) else type(polygon).__name__
+        raise RejectError("malformed polygon", f"expected [x, y, x, y, x, y, ...], found {size} values")
+    for value in polygon:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise RejectError("malformed polygon", f"coordinate {value}")
+    # The rasteriser's memory grows with the outline's length: nobody draws a photo's width beyond the photo.
+    if min(polygon) < -max(height, width) or max(polygon) > 2 * max(height, width):
+        raise RejectError("malformed polygon", "coordinates far outside of the photo")
+
+
+def _rle_mask(rle: dict[str, Any], height: int, width: int) -> Mask:
+    size, counts = rle.get("size"), rle.get("counts")
+    if size != [height, width]:
+        raise RejectError("mask size mismatch", f"RLE of {size}, photo of [{height}, {width}]")
+    runs = rle_runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise RejectError("malformed RLE", "runs are not whole numbers of 0 or more")
+    if sum(runs) != height * width:
+        raise RejectError("malformed RLE", f"runs cover {sum(runs)} of {height * width} pixels")
+    values = np.arange(len(runs)) % 2 == 1  # runs of 0 and 1 in turn, down the columns
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def rle_runs(text: str) -> list[int]:
+    """The run lengths of a compressed RLE string (pycocotools' `rleFrString`).
+
+    Each number is a string of characters from 48 on with 5 bits each, lowest first, and a sixth that says whether
+    more follow; from the third number on it is the difference to the last but one. Raises `RejectError` where the
+    string is broken.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for char in text:
+        bits = ord(char) - 48
+        if not 0 <= bits < 64 or shift > 40:
+            raise RejectError("malformed RLE", f"character {char!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise RejectError("malformed RLE", "ends within a number")
+    return runs

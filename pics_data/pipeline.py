@@ -1,0 +1,90 @@
+"""The Ray Data graph: shards of the plan -> decompose -> write -> completion marks.
+
+Only the number of a shard goes in and only its mark comes out: pixels never travel between processes. A shard is the
+unit of work, of commit and of resume; a worker reads its rows of the plan, and holds one sample at a time.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pics_common.errors import UserError
+from pics_data.config import BuildConfig
+from pics_data.decompose import decompose_all
+from pics_data.plan import read_shard_plan
+from pics_data.records import Reject
+from pics_data.shards import ShardMark, write_shard
+
+MAX_RETRIES = 3  # of a shard whose worker died; Ray's own default here is without end
+GO_ON = "whole shards are kept, run the same command again to go on"
+
+
+def build_shard(number: int, shard: str, folder: Path, config: BuildConfig) -> ShardMark:
+    """Makes one shard of the plan that lies in `folder`. Needs no Ray."""
+    import cv2
+
+    cv2.setNumThreads(1)  # a worker has one CPU: more threads than that only get in each other's way
+    return write_shard(folder, shard, decompose_all(read_shard_plan(folder / "plan.parquet", number), config))
+
+
+def build_shards(todo: Sequence[tuple[int, str]], folder: Path, config: BuildConfig) -> Iterator[ShardMark]:
+    """Makes the shards `todo` (number in the plan, name) and yields their marks as they are done, in any order."""
+    if not todo:
+        return
+    import ray
+
+    _start_ray(ray, config)
+    try:
+        yield from _run(ray, todo, folder, config)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OSError):  # such as a full disk
+            raise UserError(f"build: {error.cause}; {GO_ON}") from error
+        raise  # a bug: Ray's error shows the worker's traceback
+    except ray.exceptions.RayError as error:
+        raise UserError(f"build: {type(error).__name__}, a worker died or a node was lost; {GO_ON}") from error
+    finally:
+        ray.shutdown()
+
+
+def _run(ray: Any, todo: Sequence[tuple[int, str]], folder: Path, config: BuildConfig) -> Iterator[ShardMark]:
+    def work(row: dict[str, Any]) -> dict[str, Any]:
+        return asdict(build_shard(row["number"], row["shard"], folder, config))
+
+    items = [{"number": number, "shard": shard} for number, shard in todo]
+    # A block a shard, or Ray would give a worker several shards and leave others without.
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    compute = ray.data.TaskPoolStrategy(size=config.workers) if config.workers else None
+    with warnings.catch_warnings():
+        # Ray 2.60 calls this way of passing `max_retries` deprecated, and offers no other yet.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        done = dataset.map(work, compute=compute, num_cpus=1, max_retries=MAX_RETRIES)
+    for row in done.iter_rows():
+        rejects = tuple(Reject(**reject) for reject in row.pop("rejects"))
+        yield ShardMark(**row, rejects=rejects)
+
+
+def _start_ray(ray: Any, config: BuildConfig) -> None:
+    """Starts Ray on this machine, or connects to the cluster at `config.address`, and keeps it quiet."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if config.address:
+        try:
+            ray.init(address=config.address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"--address {config.address}: no Ray cluster answers there ({error})") from None
+    else:
+        ray.init(
+            num_cpus=config.workers or None,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,  # only names and marks pass through it
+            **quiet,
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised here, once is enough

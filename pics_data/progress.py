@@ -1,0 +1,97 @@
+"""What a build says: one line while it runs, a summary when it is done. On stderr, so that stdout stays usable."""
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+if TYPE_CHECKING:
+    from pics_data.build import BuildResult
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+def say(text: str) -> None:
+    """One plain line for the user."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+class Progress:
+    """Samples done, rate and time left: a live line on a terminal, else a plain line every ten seconds."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.started = self._last_line = time.monotonic()
+        self.seconds = 0.0
+        console = Console(stderr=True)
+        self._live: RichProgress | None = None
+        if console.is_terminal and total:
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("samples, {task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._live = RichProgress(*columns, console=console)
+            self._task = self._live.add_task("build", total=total, rate="-")
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self.started
+        if self._live:
+            self._live.stop()
+
+    def advance(self, samples: int) -> None:
+        """Counts `samples` (made or rejected) as done."""
+        self.done += samples
+        now = time.monotonic()
+        rate = self.done / max(now - self.started, 1e-9)
+        if self._live:
+            self._live.update(self._task, advance=samples, rate=f"{rate:.1f}/s")
+        elif now - self._last_line >= PLAIN_LINE_SECONDS:
+            self._last_line = now
+            left = (self.total - self.done) / rate
+            say(f"{self.done} of {self.total} samples, {rate:.1f}/s, {_duration(left)} left")
+
+
+def summary(result: "BuildResult") -> str:
+    """The closing lines of a build: what went in, what came out, what was dropped and why."""
+    with_pair = result.photos - result.missing - result.without_pair
+    lines = [
+        f"photos        {result.photos}: {with_pair} with compositions, {result.without_pair} without two objects "
+        f"that touch, {result.missing} missing",
+        f"compositions  {result.compositions}",
+        f"samples       {result.samples} in {result.shards} shards, {result.num_bytes / 1e6:.1f} MB",
+        f"rejects       {_rejects_line(result)}",
+    ]
+    if result.made_samples:
+        rate = result.made_samples / max(result.seconds, 1e-9)
+        lines.append(f"speed         {rate:.1f} samples/s ({result.made_samples} in {_duration(result.seconds)})")
+    if result.kept_shards:
+        lines.append(f"resumed       {result.kept_shards} shards were whole from an earlier run")
+    lines.append(f"folder        {result.folder}")
+    return "\n".join(lines)
+
+
+def _rejects_line(result: "BuildResult") -> str:
+    counts = Counter((reject.stage, reject.reason) for reject in result.rejects)
+    if not counts:
+        return "none"
+    parts = [f"{count} {reason} ({stage})" for (stage, reason), count in sorted(counts.items(), key=lambda c: -c[1])]
+    return f"{sum(counts.values())}: {', '.join(parts)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,25 @@
+"""LVIS instances (https://www.lvisdataset.org), which annotate COCO's photos of 2017.
+
+v1 names a photo by `coco_url` alone. v0.5 has a `file_name` too, but after the files of 2014
+(`COCO_val2014_000000011813.jpg`), which most users do not have. So the URL goes first.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from pics_data.records import Photo, Reject
+from pics_data.sources import coco_json
+
+
+def photos(images: Sequence[Path], annotations: Sequence[Path]) -> Iterator[Photo | Reject]:
+    """The photos of LVIS annotation files; see `coco_json.photos`."""
+    return coco_json.photos("lvis", images, annotations, file_names)
+
+
+def file_names(image: dict[str, Any]) -> list[str]:
+    """Where a photo may lie under an image folder: with the URL's split folder, without, then by `file_name`."""
+    url = PurePosixPath(urlsplit(str(image.get("coco_url", ""))).path)
+    name = str(image.get("file_name", ""))
+    return ["/".join(url.parts[-2:]), url.name, name, PurePosixPath(name).name]
