@@ -124,7 +124,7 @@ def compose(example: Example, settings: FramingSettings, rng: np.random.Generato
         regions = [_fill(box, frame, size) for box in pixel_boxes]
     else:
         grown = [dilate(mask, box, factor) for mask, box, factor in zip(places, tight, factors, strict=True)]
-        regions = [_touched(mask, box, frame, size) for mask, box in grown]
+        regions = [_touched(mask, box, frame, size) & valid for mask, box in grown]
     squares = example.squares or [None] * len(places)
     pictures = [
         _object_picture(picture, box, square, margin, settings.object_resolution)

@@ -6,9 +6,7 @@ lack index, alpha and `meta.json`. Nothing is unpickled, and no member is writte
 
 import json
 import math
-import mmap
 import os
-import re
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +15,10 @@ from typing import Any, Literal
 from pics_common.errors import UserError
 from pics_model.examples import Example
 from pics_model.pictures import read_mask, read_object, read_photo
+from pics_model.tar_index import tar_members
 
 Split = Literal["train", "val", "all"]
 Cutouts = Literal["visible", "full", "mix"]
-
-BLOCK = 512
-GOOD_NAME = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +133,7 @@ def _scan(table: ShardTable, number: int) -> None:
     start = len(table.keys)
     numbers = {kind: i for i, kind in enumerate(table.kinds)}
     key = ""
-    for name, offset, length in _tar_members(shard.path):
+    for name, offset, length in tar_members(shard.path):
         its_key, _, kind = name.partition(".")
         if its_key != key:
             key = its_key
@@ -154,58 +150,6 @@ def _scan(table: ShardTable, number: int) -> None:
     num_samples = len(table.keys) - start
     if shard.num_samples not in (None, num_samples):
         raise UserError(f"shard {shard.path}: {num_samples} samples, the index says {shard.num_samples}; build again")
-
-
-def _tar_members(path: Path) -> list[tuple[str, int, int]]:
-    """(name, offset, length) of every file of a tar, checked to lie in it."""
-    out: list[tuple[str, int, int]] = []
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            at, long_name = 0, b""
-            while True:
-                header = data[at : at + BLOCK]
-                if len(header) < BLOCK:
-                    raise UserError(f"shard {path}: cut off after {len(out)} files; build or fetch it again")
-                if not any(header):
-                    return out
-                kind, length = header[156:157], _number(header[124:136])
-                if header[257:262] != b"ustar" and not _checks_out(header):
-                    raise UserError(f"shard {path}: not a tar, or damaged, at byte {at}")
-                begin = at + BLOCK
-                if begin + length > len(data):
-                    raise UserError(f"shard {path}: cut off after {len(out)} files; build or fetch it again")
-                at = begin + (length + BLOCK - 1) // BLOCK * BLOCK
-                if kind == b"L":
-                    long_name = data[begin : begin + length]
-                elif kind == b"x":
-                    long_name = _pax_path(data[begin : begin + length])
-                elif kind != b"g":
-                    prefix = header[345:500].rstrip(b"\0") if header[257:263] == b"ustar\0" else b""
-                    raw = long_name or (prefix + b"/" if prefix else b"") + header[:100]
-                    name = raw.split(b"\0")[0].decode("utf-8", "replace")
-                    if kind not in (b"0", b"\0") or not GOOD_NAME.fullmatch(name):
-                        raise UserError(
-                            f"shard {path}: member {name!r}; expected plain files named <key>.<kind>, without a path"
-                        )
-                    out.append((name, begin, length))
-                    long_name = b""
-    except (OSError, ValueError) as error:
-        raise UserError(f"shard {path}: cannot be read as a tar ({error})") from None
-
-
-def _number(field_: bytes) -> int:
-    if field_[0] & 0x80:
-        return int.from_bytes(field_[1:], "big")
-    return int(field_.split(b"\0")[0].strip() or b"0", 8)
-
-
-def _checks_out(header: bytes) -> bool:
-    return _number(header[148:156]) == sum(header[:148]) + 32 * 8 + sum(header[156:])
-
-
-def _pax_path(records: bytes) -> bytes:
-    found = re.search(rb"\d+ path=([^\n]*)\n", records)
-    return found.group(1) if found else b""
 
 
 def read_example(table: ShardTable, index: int, whole: bool = False) -> Example:

@@ -79,6 +79,7 @@ class ShardStream:
             collate_fn=_collate,
             worker_init_fn=_init_worker,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own, or it would draw from the global one
             prefetch_factor=4 if self.num_workers else None,
             # Forked workers share the table of samples; they touch no CUDA and no threads of torch.
             multiprocessing_context=_fork() if self.num_workers else None,
