@@ -32,7 +32,7 @@ def background(scene: Scene, size: int) -> Array:
 
 
 def _ground_grid(scene: Scene, size: int) -> tuple[Array, Array, Array, Array]:
-    """Of the ground that pixels see: x [S, S], y [S], distance along the ray [S], and what share of the row it is [S]."""
+    """The ground that pixels see: x [S, S], y [S], distance along the ray [S], share of the row that is ground [S]."""
     camera = scene.camera
     limit = scene.backdrop.distance or 60.0
     edges = camera.axes[2] + camera.axes[1] * ((np.arange(2 * size + 1) / size - 1) / camera.focal)[:, None]

@@ -43,7 +43,7 @@ def frame(points: Array, pitch: float, focal: float, fill: float, offset: tuple[
     """The camera whose picture the `points` [N, 3] fill up to `fill` (0 to 1), their middle moved by `offset`."""
     target = (points.min(0) + points.max(0)) / 2
     distance = 4.0 * float((points.max(0) - points.min(0)).max()) * focal / 2
-    for _ in range(5):
+    for _ in range(8):
         camera = look_at(target, distance, pitch, focal)
         spots = camera.project(points, 2) - 1
         low, high = spots.min(0), spots.max(0)

@@ -30,7 +30,7 @@ def make_solid(category: str, rng: Generator) -> Solid:
 
 
 def _smooth(points: Points, steps: int = 4) -> NDArray[np.float64]:
-    """A Catmull-Rom curve through the control points [M, 2]; its ends stay on the axis where they were."""
+    """A Catmull-Rom curve through the control points [M, 2], never across the axis."""
     p = np.array([points[0], *points, points[-1]])
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
     pieces = []
@@ -38,7 +38,6 @@ def _smooth(points: Points, steps: int = 4) -> NDArray[np.float64]:
         pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
     curve = np.concatenate([*pieces, p[-1:]])
     curve[:, 0] = np.maximum(curve[:, 0], 0)
-    curve[0, 0] = curve[-1, 0] = 0
     return curve
 
 
@@ -97,7 +96,7 @@ def _rock(category: str, rng: Generator) -> Solid:
     rough = category == "rock"
     waves = rng.normal(size=(14, 3)) * (rng.uniform(1.2, 5.0, (14, 1)) if rough else rng.uniform(0.8, 2.6, (14, 1)))
     phases = rng.uniform(0, 2 * np.pi, 14)
-    power = (0.10 if rough else 0.11) / (1 + 0.25 * np.linalg.norm(waves, axis=1))
+    power = (0.075 if rough else 0.11) / (1 + 0.25 * np.linalg.norm(waves, axis=1))
     stretch = np.array([1.0, rng.uniform(0.7, 1.0), rng.uniform(0.6, 0.9) if rough else rng.uniform(0.8, 1.2)])
 
     def shape(v: Array) -> Array:
@@ -186,10 +185,11 @@ def _vessel(category: str, rng: Generator) -> Solid:
     wall = 0.035
     if category == "bowl":
         rim, h, base = 0.5, u(0.32, 0.46), u(0.24, 0.3)
-        outer = _smooth([(0, 0), (base, 0), (base * 1.25, 0.06), (0.44, h * 0.55), (rim, h)], 4)[:-1]
+        outer = _smooth([(0, 0), (base, 0), (base * 1.25, 0.06), (0.44, h * 0.55), (rim, h)], 4)
         inside = _smooth(
             [(rim - wall, h - 0.005), (0.44 - wall, h * 0.58), (base * 1.2, 0.085), (base, wall), (0, wall)], 4
         )
+        inside[:, 1] = np.maximum(inside[:, 1], wall)  # the curve swings a little below its floor
         floor_radius = base
     elif category in ("tray", "crate", "pot"):
         base, h = {"tray": (0.47, u(0.12, 0.17)), "crate": (0.48, u(0.34, 0.5)), "pot": (0.34, u(0.5, 0.65))}[category]
