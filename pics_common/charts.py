@@ -59,18 +59,21 @@ def histogram(
         box = {"x": f"{x(low) + 0.5:.1f}", "width": f"{max(x(high) - x(low) - 1, 0.5):.1f}"}
         height = f"{HEIGHT - BOTTOM - y(count):.1f}"
         marks.append(tag("rect", hint, class_="bar", y=f"{y(count):.1f}", height=height, **box))
-    ticks = _log_ticks(edges[0], edges[-1]) if log else _ticks(edges[0], edges[-1], 5, whole=whole)
+    about = 12 if whole else 5
+    ticks = _log_ticks(edges[0], edges[-1]) if log else _ticks(edges[0], edges[-1], about, whole=whole)
     ticks = [tick for tick in ticks if edges[0] <= tick <= edges[-1]]
     at = min(max(x(median), LEFT), WIDTH - RIGHT)
-    label = f"median {number(median)}{'' if unit in ('', '%') else ' '}{unit}"
+    sign = unit.split()[0] if unit.startswith(("%", "px")) else ""
+    label = f"median {number(median)} {sign}".strip()
     anchor = "end" if at > WIDTH * 0.7 else "start"
     shift = -5 if anchor == "end" else 5
     marks += [
         tag("line", class_="median", x1=f"{at:.1f}", x2=f"{at:.1f}", y1=TOP - 12, y2=HEIGHT - BOTTOM),
         tag("text", label, class_="median-label", x=f"{at + shift:.1f}", y=TOP - 8, text_anchor=anchor),
     ]
-    drawing = _axes(marks, [(x(t), f"{t:g}") for t in ticks], [(y(t), f"{t:,.0f}") for t in _ticks(0, ceiling, 4)],
-                    unit or "number", noun)  # fmt: skip
+    x_ticks = [(x(tick), f"{tick:g}") for tick in ticks]
+    y_ticks = [(y(tick), f"{tick:,.0f}") for tick in _ticks(0, ceiling, 4, whole=True)]
+    drawing = _axes(marks, x_ticks, y_ticks, unit or "number", noun)
     beyond = f"{outside:,} beyond the axis stand in its last bar." if outside else ""
     spread = f"from {number(float(data.min()))} to {number(float(data.max()))} {unit}".strip()
     alt = f"Histogram of {title.lower()}: {data.size:,} {noun}, {label}, {spread}."

@@ -11,7 +11,6 @@ a content security policy that forbids scripts and requests, so the promise does
 import base64
 import html as html_lib
 import io
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from pics_common.errors import UserError
+from pics_common.files import write_atomic
 
 VOID_TAGS = frozenset({"img", "input", "meta", "br"})
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -222,19 +222,12 @@ def _anchors(titles: Sequence[str]) -> list[str]:
 
 
 def write_page(path: Path, html: str) -> Path:
-    """Writes the page beside its name and renames it, so that a page is whole or not there; makes missing folders.
+    """Writes a page, whole or not at all; makes missing folders.
 
     Raises `UserError` where `path` cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_atomic(path, html.encode())
     except OSError as error:
-        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
         raise UserError(f"page {path}: cannot be written ({error.strerror or error}); choose another path") from None
     return path
