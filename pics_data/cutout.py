@@ -28,9 +28,8 @@ def premultiply(rgb: NDArray[np.uint8], mask: NDArray[np.bool_], crop: Crop) -> 
     """The crop of a photo with everything but the object's pixels 0, [side, side, 4]."""
     inside, target = _overlap(crop, mask.shape)
     square = np.zeros((crop[2], crop[2], 4), np.uint8)
-    alpha = mask[inside].view(np.uint8) * np.uint8(255)
-    square[target][..., :3] = cv2.bitwise_and(rgb[inside], rgb[inside], mask=alpha)
-    square[target][..., 3] = alpha
+    opaque = cv2.cvtColor(rgb[inside], cv2.COLOR_RGB2RGBA)
+    square[target] = cv2.bitwise_and(opaque, opaque, mask=mask[inside].view(np.uint8))
     return square
 
 
@@ -52,10 +51,8 @@ def on_white(square: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     gets in. Linear interpolation where it grows, as filters with negative lobes would ring at the edge.
     """
     way = cv2.INTER_AREA if square.shape[0] > size else cv2.INTER_LINEAR
-    small = cv2.resize(square, (size, size), interpolation=way)
-    alpha = small[..., 3:]
-    small[..., :3] = np.minimum(small[..., :3], alpha) + (255 - alpha)
-    return small
+    *colours, alpha = cv2.split(cv2.resize(square, (size, size), interpolation=way))
+    return cv2.merge([*(np.minimum(colour, alpha) + (255 - alpha) for colour in colours), alpha])
 
 
 def _overlap(crop: Crop, shape: tuple[int, ...]) -> tuple[Any, Any]:

@@ -48,10 +48,13 @@ def measure_quality(rgb: NDArray[np.uint8], mask: Mask) -> Quality:
 
 
 def _border_share(mask: Mask, padded: NDArray[np.uint8]) -> float:
-    """Share of the outline, counted in sides of pixels, that lies on the photo's border."""
+    """Share of the outline, counted in sides of pixels, that lies on the photo's border or one pixel from it.
+
+    One pixel, as polygons drawn up to the border are often rasterised to just before it.
+    """
     outline = int(np.count_nonzero(padded[1:] != padded[:-1]) + np.count_nonzero(padded[:, 1:] != padded[:, :-1]))
-    on_border = sum(int(np.count_nonzero(line)) for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
-    return on_border / outline
+    along = (mask[:2].any(axis=0), mask[-2:].any(axis=0), mask[:, :2].any(axis=1), mask[:, -2:].any(axis=1))
+    return sum(int(np.count_nonzero(line)) for line in along) / outline
 
 
 def _edge_sharpness(rgb: NDArray[np.uint8], mask: Mask, box: Box) -> float:
