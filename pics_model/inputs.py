@@ -175,7 +175,7 @@ def _object_picture(
     """Crops an object picture to a square around what its alpha shows, `margin` times its longer side.
 
     Returns the picture [S, S, 4] and the square of the photo that it shows. Where `square`, what the uncropped
-    picture shows, is not known, the object is taken to fill its `box` in the photo, centre on centre.
+    picture shows, is not known, the object is taken to lie in the middle of its `box` in the photo, as large as fits.
     """
     shown = picture[..., 3] >= 128
     x0, y0, x1, y1 = tight_box(shown) if shown.any() else (0, 0, picture.shape[1], picture.shape[0])
@@ -184,11 +184,11 @@ def _object_picture(
     pixels = resize(cut(picture, crop, EMPTY), size)
     if square is not None:
         scale = square[2] / picture.shape[1]
-        left, top, length = square[0] + crop.x * scale, square[1] + crop.y * scale, side * scale
+        left, top = square[0] + crop.x * scale, square[1] + crop.y * scale
     else:
-        length = margin * max(box[2] - box[0], box[3] - box[1])
-        left, top = (box[0] + box[2] - length) / 2, (box[1] + box[3] - length) / 2
-    return pixels, (left, top, left + length, top + length)
+        scale = min((box[2] - box[0]) / (x1 - x0), (box[3] - box[1]) / (y1 - y0))
+        left, top = (box[0] + box[2] - side * scale) / 2, (box[1] + box[3] - side * scale) / 2
+    return pixels, (left, top, left + side * scale, top + side * scale)
 
 
 def _mirror(inputs: Inputs) -> Inputs:
@@ -281,17 +281,18 @@ def hint(target: Tensor, regions: Tensor, valid: Tensor) -> Tensor:
     return torch.cat([background, where[:, None]], 1)
 
 
-def union_mask(inputs: Inputs) -> NDArray[np.bool_]:
-    """The union of the regions in the frame at the photo's resolution, [side, side] bool; False outside the photo."""
-    frame = inputs.frame
-    union = np.zeros((frame.side, frame.side), bool)
-    for x0, y0, x1, y1 in inputs.pixel_boxes:
-        union[y0 - frame.y : y1 - frame.y, x0 - frame.x : x1 - frame.x] = True
+def region_union(inputs: Inputs) -> tuple[NDArray[np.bool_], Box]:
+    """The union of the regions at the photo's resolution, and the box of the photo that it is given for."""
+    x0, y0 = inputs.pixel_boxes[:, :2].min(0).tolist()
+    x1, y1 = inputs.pixel_boxes[:, 2:].max(0).tolist()
+    union = np.zeros((y1 - y0, x1 - x0), bool)
+    for left, top, right, bottom in inputs.pixel_boxes:
+        union[top - y0 : bottom - y0, left - x0 : right - x0] = True
     if inputs.region_kind == "silhouette":
-        touched = inputs.regions.any(0).astype(np.float32)
-        grown = cv2.resize(touched, (frame.side, frame.side), interpolation=cv2.INTER_LINEAR)
-        union &= np.asarray(grown) >= 0.5
-    return union
+        side, x, y = inputs.frame.side, x0 - inputs.frame.x, y0 - inputs.frame.y
+        grown = cv2.resize(inputs.regions.any(0).astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+        union &= np.asarray(grown)[y : y + union.shape[0], x : x + union.shape[1]] >= 0.5
+    return union, (x0, y0, x1, y1)
 
 
 def paste_back(
@@ -306,35 +307,36 @@ def paste_back(
     model pixel by default and at least two. Where the region ends at the photo's border there is no seam.
     """
     assert photo.shape[:2] == inputs.photo_size, "the photo must be the one that was composed"
-    frame, (height, width) = inputs.frame, inputs.photo_size
-    rows, columns = np.flatnonzero(inputs.valid.any(1)), np.flatnonzero(inputs.valid.any(0))
-    inner = np.asarray(result, np.float32)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # What the model makes of the padding means nothing: the photo's edge is repeated in its place.
-    size = len(inputs.target)
-    above, left = int(rows[0]), int(columns[0])
-    below, right = size - 1 - int(rows[-1]), size - 1 - int(columns[-1])
-    inner = np.asarray(cv2.copyMakeBorder(inner, above, below, left, right, cv2.BORDER_REPLICATE))
-    how = cv2.INTER_AREA if size > frame.side else cv2.INTER_CUBIC
-    picture = cv2.resize(inner, (frame.side, frame.side), interpolation=how)
-
-    y0, y1 = max(frame.y, 0), min(frame.y + frame.side, height)
-    x0, x1 = max(frame.x, 0), min(frame.x + frame.side, width)
-    inside = np.s_[y0 - frame.y : y1 - frame.y, x0 - frame.x : x1 - frame.x]
-    union = union_mask(inputs)[inside]
-    # A ring around: not in the union where the photo goes on, as the pixel beside it where the photo ends.
-    ringed = cv2.copyMakeBorder(union.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    for goes_on, side in (
-        (y0 > 0, np.s_[0]),
-        (y1 < height, np.s_[-1]),
-        (x0 > 0, np.s_[:, 0]),
-        (x1 < width, np.s_[:, -1]),
-    ):
-        ringed[side] &= not goes_on
-    reach = max(frame.side / size, 2.0) if feather is None else feather
-    away = cv2.distanceTransform(ringed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    weight = np.clip(away / (reach + 1), 0, 1)[..., None]
+    frame, size = inputs.frame, len(inputs.target)
+    union, (x0, y0, x1, y1) = region_union(inputs)
+    whole = resize(_without_padding(result, inputs.valid), frame.side)
+    new = whole[y0 - frame.y : y1 - frame.y, x0 - frame.x : x1 - frame.x].astype(np.float32)
     old = photo[y0:y1, x0:x1]
-    new = old + weight * (picture[inside] - old)
+    reach = max(frame.side / size, 2.0) if feather is None else feather
+    weight = np.clip(_depth(union, (x0, y0, x1, y1), inputs.photo_size) / (reach + 1), 0, 1)[..., None]
+    mixed = np.clip(np.rint(old + weight * (new - old)), 0, 255).astype(np.uint8)
     out = photo.copy()
-    out[y0:y1, x0:x1] = np.where(union[..., None], np.clip(np.rint(new), 0, 255), old).astype(np.uint8)
+    out[y0:y1, x0:x1][union] = mixed[union]
     return out
+
+
+def _without_padding(result: NDArray[np.uint8] | NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """What the model makes of the padding means nothing: the edge of the photo is repeated in its place."""
+    rows, columns = np.flatnonzero(valid.any(1)), np.flatnonzero(valid.any(0))
+    pixels = result if result.dtype == np.uint8 else np.clip(np.rint(result), 0, 255).astype(np.uint8)
+    inner = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    above, below = int(rows[0]), len(valid) - 1 - int(rows[-1])
+    left, right = int(columns[0]), len(valid) - 1 - int(columns[-1])
+    return np.asarray(cv2.copyMakeBorder(inner, above, below, left, right, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _depth(union: NDArray[np.bool_], box: Box, photo_size: tuple[int, int]) -> NDArray[np.float32]:
+    """How many pixels inside the union each pixel lies; the photo's border is no border of the union."""
+    ringed = cv2.copyMakeBorder(union.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    # A ring around: as the pixel beside it where the photo ends, outside of the union where the photo goes on.
+    (x0, y0, x1, y1), (height, width) = box, photo_size
+    ringed[0] &= y0 == 0
+    ringed[-1] &= y1 == height
+    ringed[:, 0] &= x0 == 0
+    ringed[:, -1] &= x1 == width
+    return np.asarray(cv2.distanceTransform(ringed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1], np.float32)

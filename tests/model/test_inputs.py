@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pics_common.errors import UserError
 from pics_model.examples import Example
 from pics_model.framing import Frame, cells, cut, enlarge, frame_pair, frame_photo, tight_box
-from pics_model.inputs import FramingSettings, Inputs, collate, compose, hint, paste_back, to_signed, union_mask
+from pics_model.inputs import FramingSettings, Inputs, collate, compose, hint, paste_back, region_union, to_signed
 from tests.model.shards_for_tests import cut_out, make_scene
 
 SETTINGS = FramingSettings(resolution=64, object_resolution=48)
@@ -174,6 +174,14 @@ def test_a_known_crop_counts_more_than_the_mask() -> None:
     np.testing.assert_allclose(centre, [0, 50], atol=0.6)
 
 
+def test_an_object_of_another_shape_than_its_place_fits_into_it() -> None:
+    picture = np.full((50, 200, 4), (9, 9, 9, 255), np.uint8)
+    example = replace(example_of_boxes(300, 300, [(100, 50, 140, 250)]), objects=[picture])
+    settings = replace(SETTINGS, frame="photo")
+    shown = compose(example, settings, None).object_boxes[0] * 300
+    np.testing.assert_allclose(shown, [95, 125, 145, 175], atol=0.5)
+
+
 def test_object_pictures_are_centred_on_white_with_the_margin_asked() -> None:
     example = example_of_boxes(100, 100, [(40, 40, 60, 50)])
     picture = np.full((90, 200, 4), (255, 255, 255, 0), np.uint8)
@@ -280,9 +288,9 @@ def test_outside_of_the_union_every_pixel_is_the_photos(photo, how, seed) -> Non
     assert np.array_equal(out[outside], example.photo[outside])
     assert np.array_equal(example.photo, before)
     # The objects' own places are all in the union.
-    frame, union = inputs.frame, union_mask(inputs)
+    union, (left, top, _, _) = region_union(inputs)
     for x0, y0, x1, y1 in boxes:
-        assert union[y0 - frame.y : y1 - frame.y, x0 - frame.x : x1 - frame.x].all()
+        assert union[y0 - top : y1 - top, x0 - left : x1 - left].all()
 
 
 @pytest.mark.parametrize("how", ALL_KINDS, ids=lambda how: f"{how.frame}-{how.region}")
