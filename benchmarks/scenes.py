@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from pics_data.scenes import background, layout, placing, render, shading
+from pics_data.scenes import background, placing, render, shading
 from pics_data.scenes.rays import Tree
 from pics_data.sources import scenes as source
 

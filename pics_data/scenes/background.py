@@ -7,7 +7,7 @@ are [S], only x is [S, S].
 import cv2
 import numpy as np
 
-from pics_data.scenes.ground import TILE_PIXELS, TILE_UNITS, ground_tile
+from pics_data.scenes.ground import TILE_PIXELS, TILE_UNITS, ground_tile, paint
 from pics_data.scenes.rays import Array
 from pics_data.scenes.scene import Scene
 from pics_data.scenes.shading import blocked, may_meet, openness, sphere_directions, sun_directions
@@ -83,7 +83,7 @@ def _ground_color(scene: Scene, x: Array, y: Array, reach: Array, size: int) -> 
         coarse = cv2.remap(tile, u[:first] * shrink + near, v[:first] * shrink + near, cv2.INTER_LINEAR,
                            borderMode=cv2.BORDER_WRAP)  # fmt: skip
         out[:first] += (coarse - out[:first]) * np.clip(level[:first] - (k - 1), 0, 1)
-    return out
+    return paint(scene.ground, out)
 
 
 def _ground_sun(scene: Scene, x: Array, y: Array, size: int) -> Array:

@@ -47,28 +47,38 @@ def draw_ground(rng: Generator) -> Ground:
 
 
 def ground_tile(ground: Ground) -> Array:
-    """The repeating tile, [TILE_PIXELS, TILE_PIXELS, 3] float32, linear RGB."""
-    rng = default_rng(ground.seed)
-    share, light = _TILES[ground.kind](rng)
+    """The repeating tile, [TILE_PIXELS, TILE_PIXELS, 2] float32: which share of the first colour, and how light."""
+    share, light = _TILES[ground.kind](default_rng(ground.seed))
+    return np.stack([np.clip(share, 0, 1), light], axis=2, dtype=np.float32)
+
+
+def paint(ground: Ground, tile: Array) -> Array:
+    """Tile values [..., 2] -> linear RGB [..., 3]."""
     low, high = ground.colors[1], ground.colors[0]
-    tile: Array = (low + (high - low) * share[..., None]) * light[..., None]
-    return np.clip(tile, 0, 1, dtype=np.float32)
+    color: Array = (low + (high - low) * tile[..., :1]) * tile[..., 1:]
+    return np.minimum(color, np.float32(1))
 
 
 def _cloud(rng: Generator, cells: int, octaves: int, stretch: tuple[int, int] = (1, 1)) -> Array:
     """Repeating noise in [0, 1]: lattices of random values, each twice as fine and half as strong as the last."""
-    n = TILE_PIXELS
-    total = np.zeros((n, n), np.float32)
+    total = np.zeros((1, 1), np.float32)
     for octave in range(octaves):
-        rows, columns = cells * 2**octave * stretch[0], cells * 2**octave * stretch[1]
-        rows, columns = min(rows, n), min(columns, n)
-        lattice = rng.random((rows, columns), np.float32)
-        ring = np.pad(lattice, ((2, 2), (2, 2)), "wrap")
-        high, wide = n // rows, n // columns
-        fine = cv2.resize(ring, ((columns + 4) * wide, (rows + 4) * high), interpolation=cv2.INTER_CUBIC)
-        total += fine[2 * high : 2 * high + n, 2 * wide : 2 * wide + n] * np.float32(0.5**octave)
-    low, high_value = float(total.min()), float(total.max())
-    return (total - np.float32(low)) / np.float32(high_value - low)
+        rows, columns = (min(cells * 2**octave * s, TILE_PIXELS) for s in stretch)
+        lattice = rng.random((rows, columns), np.float32) * np.float32(0.5**octave)
+        total = _finer(total, rows, columns) + lattice if octave else lattice
+    total = _finer(total, TILE_PIXELS, TILE_PIXELS)
+    low, high = float(total.min()), float(total.max())
+    return (total - np.float32(low)) * np.float32(1 / (high - low))
+
+
+def _finer(image: Array, rows: int, columns: int) -> Array:
+    """Smooth enlargement by whole factors, as if the image repeated."""
+    if image.shape == (rows, columns):
+        return image
+    ring = np.pad(image, 2, "wrap")
+    high, wide = rows // image.shape[0], columns // image.shape[1]
+    fine = cv2.resize(ring, (ring.shape[1] * wide, ring.shape[0] * high), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(fine[2 * high : 2 * high + rows, 2 * wide : 2 * wide + columns])
 
 
 def _ones() -> Array:

@@ -16,6 +16,7 @@ from pics_data.scenes.scene import Scene
 from pics_data.scenes.shading import LIFT, SELF_LIFT, sun_directions, sunlight, surface_of
 
 Bytes = NDArray[np.uint8]
+LIGHT_MAX, LIGHT_STEPS = 2.0, 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ def render_scene(scene: Scene, size: int, wanted: tuple[int, ...]) -> Rendered:
     width, count = 2 * size, len(scene.objects)
     depth = np.full((count, width * width), np.inf, np.float32)
     nearest = np.full(width * width, np.inf, np.float32)
+    winner = np.full(width * width, -1, np.int8)
     color = np.zeros((width * width, 3), np.float32)
     sun = sun_directions(scene.light, 8)
     alone: dict[int, Bytes] = {}
@@ -51,11 +53,11 @@ def render_scene(scene: Scene, size: int, wanted: tuple[int, ...]) -> Rendered:
         if k in wanted:
             alone[k] = _cut_out(surface.shade + surface.lit * free[:, None], sample, size)
         seen = hits.depth < nearest[sample]
-        nearest[sample[seen]] = hits.depth[seen]
+        at = sample[seen]
+        nearest[at], winner[at] = hits.depth[seen], k
         others = tuple(o for j, o in enumerate(scene.objects) if j != k)
         free *= sunlight(others, surface, sun, sample, width, LIFT)
-        color[sample[seen]] = (surface.shade + surface.lit * free[:, None])[seen]
-    winner = np.where(np.isfinite(nearest), depth.argmin(0), count)
+        color[at] = (surface.shade + surface.lit * free[:, None])[seen]
     shares = np.stack([_samples(winner == k, size) for k in range(count)])
     first = shares.argmax(0)
     visible = np.stack([(first == k) & (shares[k] >= 2) for k in range(count)])
@@ -67,14 +69,19 @@ def render_scene(scene: Scene, size: int, wanted: tuple[int, ...]) -> Rendered:
 
 def front(rendered: Rendered, chosen: tuple[int, ...]) -> NDArray[np.int8]:
     """Which of the `chosen` objects is in front, [S, S]: its place in `chosen` where several meet, else -1."""
-    size = rendered.rgb.shape[0]
-    depth = rendered.depth[list(chosen)]
-    winner = np.where(np.isfinite(depth.min(0)), depth.argmin(0), len(chosen))
-    shares = np.stack([_samples(winner == i, size) for i in range(len(chosen))]).astype(np.float32)
-    shares += 0.5 * rendered.visible[list(chosen)]  # of equals, the one that the picture shows
-    whole = rendered.whole[list(chosen)]
-    shares[~whole] = -1
-    return np.where(whole.sum(0) >= 2, shares.argmax(0), -1).astype(np.int8)
+    whole, visible = rendered.whole[list(chosen)], rendered.visible[list(chosen)]
+    out = np.full(whole.shape[1:], -1, np.int8)
+    y, x = np.nonzero(whole.sum(0) >= 2)
+    width = 2 * whole.shape[1]
+    corner = 2 * y * width + 2 * x
+    four = np.stack([corner, corner + 1, corner + width, corner + width + 1])
+    depth = rendered.depth[list(chosen)][:, four]
+    first = np.where(np.isfinite(depth.min(0)), depth.argmin(0), -1)
+    shares = np.stack([(first == i).sum(0) for i in range(len(chosen))]).astype(np.float32)
+    shares += 0.5 * visible[:, y, x]  # of equals, the one that the picture shows
+    shares[~whole[:, y, x]] = -1
+    out[y, x] = shares.argmax(0)
+    return out
 
 
 def _window(spots: Array, width: int) -> tuple[int, int, int, int]:
@@ -95,11 +102,21 @@ def _average(color: Array, size: int) -> Array:
     return (four[:, 0, :, 0] + four[:, 0, :, 1] + four[:, 1, :, 0] + four[:, 1, :, 1]) * np.float32(0.25)
 
 
-def _develop(color: Array) -> Bytes:
-    """Linear light -> sRGB bytes, highlights rolled off softly."""
-    soft = np.where(color > 0.7, 0.7 + 0.3 * np.tanh((color - 0.7) / 0.45), color)
-    curve = np.where(soft <= 0.0031308, 12.92 * soft, 1.055 * np.maximum(soft, 1e-6) ** np.float32(1 / 2.4) - 0.055)
+def _tone_curve() -> Bytes:
+    """Linear light in steps of `LIGHT_MAX` / `LIGHT_STEPS` -> sRGB bytes, highlights rolled off softly."""
+    light = np.arange(LIGHT_STEPS + 1) * (LIGHT_MAX / LIGHT_STEPS)
+    soft = np.where(light > 0.7, 0.7 + 0.3 * np.tanh((light - 0.7) / 0.45), light)
+    curve = np.where(soft <= 0.0031308, 12.92 * soft, 1.055 * np.maximum(soft, 1e-6) ** (1 / 2.4) - 0.055)
     return (np.clip(curve, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+_TONES = _tone_curve()
+
+
+def _develop(color: Array) -> Bytes:
+    """Linear light -> sRGB bytes."""
+    step = np.clip(color * np.float32(LIGHT_STEPS / LIGHT_MAX) + np.float32(0.5), 0, LIGHT_STEPS)
+    return np.take(_TONES, step.astype(np.int32))
 
 
 def _cut_out(color: Array, sample: NDArray[np.int64], size: int) -> Bytes:

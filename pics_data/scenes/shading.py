@@ -118,13 +118,17 @@ def surface_of(
         normals = np.where(_seen_from_behind(thing, hits, view)[:, None], -normals, normals)
     sky, ground = _open(thing, everything, corners, hits)
     slope = dot(normals, light.toward[None])
-    half = light.toward - view
-    half /= np.sqrt(dot(half, half))[:, None]
-    shine, gloss = np.float32(body.material.shine), np.float32(body.material.gloss)
-    spark = np.where(slope > 0, shine * np.maximum(dot(normals, half), 0) ** gloss, 0)
-    rim = (1 - np.abs(dot(normals, view))) ** 4 * (np.float32(0.1) + shine / 2) * sky
+    material = body.material
+    away = 1 - np.abs(dot(normals, view))
+    rim = (away * away) ** 2 * np.float32(0.1 + material.shine / 2) * sky
     shade = color * (sky[:, None] * light.sky + ground[:, None] * light.bounce) + rim[:, None] * light.sky
-    lit = (color * np.clip(slope, 0, 1)[:, None] + spark[:, None]) * light.sun
+    lit = color * np.clip(slope, 0, 1)[:, None]
+    if material.shine:
+        half = light.toward - view
+        cosine = np.maximum(dot(normals, half), 0) / np.sqrt(dot(half, half))
+        spark = np.exp((cosine - 1) * np.float32(material.gloss)) * np.float32(material.shine)
+        lit += np.where(slope > 0, spark, 0)[:, None]
+    lit *= light.sun
     return Surface(points, normals, slope, shade, lit)
 
 
