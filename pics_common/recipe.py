@@ -4,11 +4,14 @@
 underscores; nothing else is understood, so a key that does nothing cannot be written.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import io
+import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -43,25 +46,54 @@ def recipe_to_argv(config: type[Any], path: Path) -> list[str]:
     """The command line that says the same as the YAML file at `path`."""
     require_file(path, "recipe")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise UserError(f"recipe {path}: not YAML ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: expected `key: value` lines, found {type(values).__name__}")
-    known = {field.name: field for field in dataclasses.fields(config)}
+    fields = {field.name for field in dataclasses.fields(config)}
+    hints = get_type_hints(config)  # without tyro's marks, which say how an option looks and not what it holds
     argv: list[str] = []
     for key, value in values.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(sorted(known))}"
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(sorted(fields))}"
             raise UserError(f"recipe {path}: unknown key `{key}`; {hint}")
+        words = _words(value, hints[key])
+        if words is None:
+            shown = "nothing" if value is None else repr(value)
+            raise UserError(f"recipe {path}: key `{key}` holds {shown}; expected {_type_in_words(hints[key])}")
         option = "--" + key.replace("_", "-")
         if isinstance(value, bool):
             argv.append(option if value else "--no-" + key.replace("_", "-"))
-        elif isinstance(value, list):
-            argv += [option, *map(str, value)]
-        elif isinstance(value, dict):
-            raise UserError(f"recipe {path}: key `{key}` holds a mapping; expected one value or a list")
         else:
-            argv += [option, str(value)]
+            argv += [option, *words]
     return argv
+
+
+def _words(value: Any, hint: Any) -> list[str] | None:
+    """The words that say `value` on a command line; None where it is not of type `hint`, as tyro reads it."""
+    if hint is bool or isinstance(value, bool):
+        return [] if hint is bool and isinstance(value, bool) else None
+    if isinstance(value, dict) or (value is None and type(None) not in get_args(hint)):
+        return None
+    words = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            tyro.cli(hint, args=words)
+    except SystemExit:
+        return None
+    return words
+
+
+def _type_in_words(hint: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path",
+             type(None): "null"}  # fmt: skip
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, inner))
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(_type_in_words, inner))
+    if get_origin(hint) in (tuple, list):
+        return f"a list, each {_type_in_words(inner[0])}"
+    return names.get(hint, str(hint))
