@@ -13,7 +13,7 @@ import orjson
 
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
-from pics_data.pipeline import build_shards
+from pics_data.pipeline import build_shards, engine
 from pics_data.plan import Plan, make_plan, shard_sizes, write_plan
 from pics_data.progress import Progress, say
 from pics_data.records import Photo, Reject
@@ -80,15 +80,16 @@ def _build(config: BuildConfig, plan: Plan, recipe: dict[str, Any]) -> BuildResu
         f"{plan.num_samples} compositions from {plan.photos} photos in {len(sizes)} shards"
         + (f", {kept} of them whole from an earlier run" if kept else "")
     )
-    planned = sum(sizes[shard] for _, shard in todo)
-    made = 0
-    with Progress(planned) as progress:
-        for mark in build_shards(todo, folder, config):
-            marks[mark.shard] = mark
-            made += mark.nsamples
-            progress.advance(sizes[mark.shard])
+    made, seconds = 0, 0.0
+    if todo:
+        with engine(config), Progress(sum(sizes[shard] for _, shard in todo)) as progress:
+            for mark in build_shards(todo, folder, config):
+                marks[mark.shard] = mark
+                made += mark.nsamples
+                progress.advance(sizes[mark.shard])
+        seconds = progress.seconds
     ordered = [marks[shard] for shard in plan.shards]
-    result = _result(folder, plan, ordered, kept, made, progress.seconds)
+    result = _result(folder, plan, ordered, kept, made, seconds)
     write_rejects(folder, result.rejects)
     if result.num_rejected > config.max_reject_fraction * result.compositions:
         reason, count = Counter(reject.reason for mark in ordered for reject in mark.rejects).most_common(1)[0]

@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,26 @@ def build_shard(number: int, shard: str, folder: Path, config: BuildConfig) -> S
     return write_shard(folder, shard, decompose_all(read_shard_plan(folder / "plan.parquet", number), config))
 
 
-def build_shards(todo: Sequence[tuple[int, str]], folder: Path, config: BuildConfig) -> Iterator[ShardMark]:
-    """Makes the shards `todo` (number in the plan, name) and yields their marks as they are done, in any order."""
-    if not todo:
-        return
+@contextmanager
+def engine(config: BuildConfig) -> Iterator[None]:
+    """Ray, started on this machine or connected to, for the time of a `with` block."""
     import ray
 
     _start_ray(ray, config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def build_shards(todo: Sequence[tuple[int, str]], folder: Path, config: BuildConfig) -> Iterator[ShardMark]:
+    """Makes the shards `todo` (number in the plan, name) and yields their marks as they are done, in any order.
+
+    Runs within `engine`. Raises `UserError` where the machine fails: a full disk, a lost node, a worker that dies
+    again and again.
+    """
+    import ray
+
     try:
         yield from _run(ray, todo, folder, config)
     except ray.exceptions.RayTaskError as error:
@@ -46,8 +60,6 @@ def build_shards(todo: Sequence[tuple[int, str]], folder: Path, config: BuildCon
         raise  # a bug: Ray's error shows the worker's traceback
     except ray.exceptions.RayError as error:
         raise UserError(f"build: {type(error).__name__}, a worker died or a node was lost; {GO_ON}") from error
-    finally:
-        ray.shutdown()
 
 
 def _run(ray: Any, todo: Sequence[tuple[int, str]], folder: Path, config: BuildConfig) -> Iterator[ShardMark]:

@@ -214,8 +214,8 @@ def _check_not_empty(plan: Plan, rows: list[dict[str, Any]], config: BuildConfig
             f"(the first is {plan.rejects[0].detail}); give --images the folder that holds the files"
         )
     raise UserError(
-        f"plan: no composition in {plan.photos} photos: {plan.missing} missing, {plan.without_pair} without two objects "
-        f"whose boxes meet, {len(plan.rejects) - plan.missing} other rejects; lower --min-area or mend the annotations"
+        f"plan: no composition in {plan.photos} photos: {plan.missing} missing, {plan.without_pair} without two large "
+        f"objects that touch, {len(plan.rejects) - plan.missing} other rejects; lower --min-area or mend the annotations"
     )
 
 
