@@ -91,7 +91,8 @@ def share(part: float, whole: float) -> str:
         return "< 0.1 %"
     if 99.9 < percent < 100:
         return "> 99.9 %"
-    return f"{percent:.1f} %" if percent < 10 and percent % 1 else f"{percent:.0f} %"
+    fine = percent % 1 and (percent < 10 or percent > 99)
+    return f"{percent:.1f} %" if fine else f"{percent:.0f} %"
 
 
 def bytes_text(count: float) -> str:
@@ -107,7 +108,7 @@ def encode_png(pixels: Any) -> bytes:
     """PNG of a uint8 array [H, W], [H, W, 3] or [H, W, 4]."""
     assert pixels.dtype == np.uint8, f"a picture holds uint8, not {pixels.dtype}"
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 

@@ -61,7 +61,8 @@ def relations_section(survey: Survey) -> Section:
         charts.append(histogram(apart, title="Gap between the silhouettes", unit="px", noun="samples", limits=limits,
                                 remark=remark))  # fmt: skip
     if contact.size:
-        charts.append(histogram(contact[contact > 0], title="Contact or overlap of the silhouettes", unit="px", noun="samples", log=True,
+        charts.append(histogram(contact[contact > 0], title="Contact or overlap of the silhouettes", unit="px",
+                                noun="samples", log=True,
                                 remark=_zero_remark(contact, "without contact are not drawn")))  # fmt: skip
     if survey.counts["relation"]:
         charts.append(_top(survey, "relation", "How the scenes were built", "samples"))
