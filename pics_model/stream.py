@@ -65,6 +65,8 @@ class ShardStream:
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise UserError(f"batch size {batch_size}: expected a multiple of the {world_size} ranks")
+        if seed < 0:
+            raise UserError(f"seed {seed}: expected 0 or more")
         self.samples = _Samples(path, framing, seed, split, cutouts)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.num_workers = num_workers

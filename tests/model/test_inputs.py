@@ -134,10 +134,11 @@ def test_silhouette_region_follows_the_silhouette() -> None:
 
 
 def test_padding_is_black_and_not_valid_and_does_not_bleed() -> None:
-    example = example_of_boxes(50, 100, [(10, 10, 90, 40)])
+    example = example_of_boxes(51, 100, [(10, 10, 90, 40)])
     example.photo[:] = 200
     inputs = compose(example, replace(SETTINGS, frame="photo"), None)
-    assert inputs.valid.sum() == 32 * 64
+    # The photo begins at 24 * 0.64 = 15.36 model pixels and ends at 48: the first row holds some padding too.
+    assert inputs.valid.sum() == 33 * 64
     assert (inputs.target[inputs.valid] == 200).all()
     assert (inputs.target[~inputs.valid] == 0).all()
 

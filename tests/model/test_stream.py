@@ -371,6 +371,11 @@ def test_a_batch_size_that_ranks_cannot_share(shards) -> None:
         take(shards, 1, batch_size=4, world_size=3)
 
 
+def test_a_seed_below_zero(shards) -> None:
+    with pytest.raises(UserError, match="seed -1: expected 0 or more"):
+        take(shards, 1, seed=-1)
+
+
 def test_the_model_side_imports_neither_ray_nor_the_data_engine() -> None:
     imported = set()
     for file in Path(pics_model.__file__).parent.rglob("*.py"):
