@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         "instances": pa.string(),  # JSON, as polygons and RLE nest differently
     }
 )
+MAX_KEY = 80  # characters: a tar header holds 100, member extension included
 PLAIN_WORD = re.compile(r"[A-Za-z0-9_]{1,32}")
 
 
@@ -121,14 +122,19 @@ def _contains(x: Any, y: Any, right: Any, bottom: Any, outer: Any, inner: Any) -
 
 def sample_key(photo: Photo, instances: Iterable[Instance]) -> str:
     """The key of a sample: source, photo id and instance ids, in letters, digits, `-` and `_`."""
-    return "-".join(map(_word, (photo.source, photo.id, *(item.id for item in instances))))
+    key = "-".join(map(_word, (photo.source, photo.id, *(item.id for item in instances))))
+    return key if len(key) <= MAX_KEY else f"{key[: MAX_KEY - 11]}-{_digest_of(key)}"
 
 
 def _word(text: str) -> str:
     """`text` itself where it is plain and short, else what is plain of it and a digest that keeps it apart."""
     if PLAIN_WORD.fullmatch(text):
         return text
-    return re.sub(r"[^A-Za-z0-9_]", "_", text)[:20] + "_" + hashlib.sha256(text.encode()).hexdigest()[:10]
+    return re.sub(r"[^A-Za-z0-9_]", "_", text)[:20] + "_" + _digest_of(text)
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def split_of(photo_id: str, val_fraction: float) -> str:
@@ -215,7 +221,7 @@ def _check_not_empty(plan: Plan, rows: list[dict[str, Any]], config: BuildConfig
         )
     raise UserError(
         f"plan: no composition in {plan.photos} photos: {plan.missing} missing, {plan.without_pair} without two large "
-        f"objects that touch, {len(plan.rejects) - plan.missing} other rejects; lower --min-area or mend the annotations"
+        f"objects that touch, {len(plan.rejects) - plan.missing} other rejects; a lower --min-area allows more"
     )
 
 

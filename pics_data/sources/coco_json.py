@@ -9,7 +9,6 @@ import math
 import mmap
 import re
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from pics_common.errors import UserError, require_file, require_folder
 from pics_data.records import Instance, Photo, Reject
 
 KEYS = ("images", "annotations", "categories")
+ARRAYS = {b'"images"', b'"annotations"', b'"categories"', b'"licenses"'}
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 Span = tuple[int, int]
 
@@ -132,14 +132,6 @@ def find_photo(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """Where the elements of the top level's arrays are, and what remains of the file without them."""
-
-    spans: dict[str, list[Span]]
-    rest: dict[str, Any]
-
-
 class AnnotationFile:
     """One annotation file, mapped into memory: the photos with the places of their annotations.
 
@@ -152,14 +144,14 @@ class AnnotationFile:
             raise UserError(f"annotations: {path} is empty; expected COCO JSON")
         with path.open("rb") as file:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        scan = self._scan()
-        spans = scan.spans["annotations"]
-        self._image_spans = scan.spans["images"]
+        places = self._scan()
+        spans = places["annotations"]
+        self._image_spans = places["images"]
         if not self._image_spans or not spans:
             empty = "images" if not self._image_spans else "annotations"
             raise UserError(f"annotations: {path} has an empty list `{empty}`; there is nothing to build from")
-        self.categories = {c.get("id"): str(c.get("name", "")) for c in map(self.load, scan.spans["categories"])}
-        licenses = map(self.load, scan.spans.get("licenses", []))
+        self.categories = {c.get("id"): str(c.get("name", "")) for c in map(self.load, places["categories"])}
+        licenses = map(self.load, places["licenses"])
         self.licenses = {item.get("id"): str(item.get("url") or item.get("name") or "") for item in licenses}
         # Annotations come in any order: sorted by photo, stable, as three columns of numbers.
         image_ids = [self._image_id(span) for span in spans]
@@ -207,7 +199,7 @@ class AnnotationFile:
             raise UserError(f"annotations: {self.path}: annotation {annotation.get('id')} lacks `image_id`")
         return str(annotation["image_id"])
 
-    def _scan(self) -> _Scan:
+    def _scan(self) -> dict[str, list[Span]]:
         spans, rest = _split(self._bytes)
         try:
             document = orjson.loads(rest)
@@ -221,15 +213,15 @@ class AnnotationFile:
         for key in KEYS:
             if key not in document:
                 raise UserError(f"annotations: {self.path} lacks the key `{key}`; expected COCO or LVIS instance JSON")
-            if document[key] != []:
+            if document[key] not in ([], [0]):
                 raise UserError(f"annotations: {self.path}: `{key}` is not a list of objects as in COCO")
-        return _Scan({key: spans.get(key, []) for key in {*KEYS, *spans}}, document)
+        return {key: spans.get(key, []) for key in (*KEYS, "licenses")}
 
 
 def _split(text: mmap.mmap) -> tuple[dict[str, list[Span]], bytes]:
-    """Places of the objects in the arrays of the top level, by key, and the text without those objects.
+    """Places of the objects in COCO's arrays, by key, and the text with a single 0 in place of all objects of an array.
 
-    The rest must still parse as JSON, with those arrays empty: that is how broken structure is noticed.
+    The rest must still parse as JSON, with those arrays [] or [0]: that is how broken structure is noticed.
     """
     spans: dict[str, list[Span]] = {}
     rest: list[bytes] = []
@@ -244,8 +236,8 @@ def _split(text: mmap.mmap) -> tuple[dict[str, list[Span]], bytes]:
                 key = token
         elif first in b"{[":
             depth += 1
-            if depth == 2 and first == 0x5B:
-                current = spans.setdefault(key.decode("utf-8", "replace")[1:-1], [])
+            if depth == 2 and first == 0x5B and key in ARRAYS:
+                current = spans.setdefault(key.decode()[1:-1], [])
             elif depth == 3 and first == 0x7B and current is not None:
                 start = match.start()
         else:
@@ -253,7 +245,7 @@ def _split(text: mmap.mmap) -> tuple[dict[str, list[Span]], bytes]:
             if depth == 2 and first == 0x7D and current is not None:
                 gap = text[end:start]
                 if not current or gap.strip() != b",":
-                    rest.append(gap)
+                    rest += [gap, b"0"]
                 end = match.end()
                 current.append((start, end))
             elif depth == 1:

@@ -1,0 +1,171 @@
+"""Annotation files of COCO and LVIS: read element by element, equal to a plain JSON parse; each mistake in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pics_common.errors import UserError
+from pics_data.records import Photo, Reject
+from pics_data.sources import coco, lvis
+from pics_data.sources.coco_json import AnnotationFile
+from tests.data.photos_for_tests import draw_set
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def element(identifier: int, image_id: int, extra: dict[str, Any]) -> dict[str, Any]:
+    return {**extra, "id": identifier, "image_id": image_id, "width": 4, "height": 3}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.data())
+def test_elements_and_their_photos_are_those_of_a_plain_parse(tmp_path: Path, data: st.DataObject) -> None:
+    extras = data.draw(st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=3), min_size=1, max_size=6))
+    ids = data.draw(st.lists(st.integers(0, 3), min_size=len(extras), max_size=len(extras)))
+    document = {
+        "info": data.draw(json_values),
+        "images": [element(i, i, {}) for i in range(4)],
+        "annotations": [element(n, i, extra) for n, (i, extra) in enumerate(zip(ids, extras, strict=True))],
+        "categories": [],
+    }
+    keys = data.draw(st.permutations(list(document)))
+    text = json.dumps(
+        {key: document[key] for key in keys},
+        ensure_ascii=data.draw(st.booleans()),
+        indent=data.draw(st.sampled_from([None, 1])),
+    )
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    file = AnnotationFile(path)
+    for image, spans in file.images():
+        expected = [a for a in document["annotations"] if a["image_id"] == image["id"]]
+        assert [file.load(span) for span in spans] == expected
+
+
+def test_photos_of_coco(tmp_path: Path) -> None:
+    drawn = draw_set(tmp_path, num_photos=3)
+    found = list(coco.photos([drawn.images], [drawn.annotations]))
+    assert all(isinstance(photo, Photo) for photo in found)
+    assert [photo.id for photo in found if isinstance(photo, Photo)] == ["1000", "1007", "1014"]
+    photo = found[0]
+    assert isinstance(photo, Photo)
+    assert (photo.path, photo.width, photo.height) == (str(drawn.images / "photo000.jpg"), 96, 72)
+    assert photo.license == "https://creativecommons.org/licenses/by/4.0/"
+    assert {item.id: item.category for item in photo.instances} == {
+        "10000": "ball, with \\ and ]", "10001": "disc", "10002": "disc", "10003": "disc"
+    }  # fmt: skip
+    assert [item.id for item in photo.instances if item.crowd] == ["10003"]
+
+
+def test_each_loss_is_a_reject_beside_its_neighbours(tmp_path: Path) -> None:
+    drawn = draw_set(tmp_path, num_photos=3)
+    drawn.photo(1).unlink()
+
+    def damage(document: dict[str, Any]) -> None:
+        first = [a for a in document["annotations"] if a["image_id"] == 1000]
+        del first[0]["area"]
+        first[1]["bbox"] = [1, 2, float("nan"), 4]  # as Python's json writes it
+        first[2]["category_id"] = 99
+        document["annotations"].append({**first[3], "id": 5, "image_id": 77})
+
+    drawn.rewrite(damage)
+    found = list(coco.photos([drawn.images], [drawn.annotations]))
+    rejects = [record for record in found if isinstance(record, Reject)]
+    assert [reject.reason for reject in rejects] == ["malformed annotation"] * 3 + ["missing photo", "not in images"]
+    assert {reject.stage for reject in rejects} == {"plan"}
+    assert [len(photo.instances) for photo in found if isinstance(photo, Photo)] == [1, 4]
+
+
+def lvis_photo(tmp_path: Path, image: dict[str, Any], place: str) -> str:
+    """Where LVIS' `image` is found if its file lies at `place`."""
+    file = tmp_path / "data" / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"x")
+    image = {"id": 7, "width": 10, "height": 10, **image}
+    annotation = {"id": 1, "image_id": 7, "bbox": [0, 0, 5, 5], "area": 9, "category_id": 1, "segmentation": []}
+    document = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "acorn"}]}
+    path = tmp_path / "lvis.json"
+    path.write_text(json.dumps(document))
+    record = next(iter(lvis.photos([tmp_path / "empty", tmp_path / "data"], [path])))
+    return record.path if isinstance(record, Photo) else record.reason
+
+
+URL = "http://images.cocodataset.org/val2017/000000011813.jpg"
+OLD_NAME = "COCO_val2014_000000011813.jpg"
+
+
+@pytest.mark.parametrize(
+    ("image", "place"),
+    [
+        ({"coco_url": URL}, "000000011813.jpg"),
+        ({"coco_url": URL}, "val2017/000000011813.jpg"),
+        ({"coco_url": URL, "file_name": OLD_NAME}, "000000011813.jpg"),
+        ({"coco_url": URL, "file_name": OLD_NAME}, OLD_NAME),
+        ({"file_name": "val/" + OLD_NAME}, "val/" + OLD_NAME),
+        ({"file_name": "val/" + OLD_NAME}, OLD_NAME),
+    ],
+)
+def test_lvis_finds_photos_under_any_of_their_names(tmp_path: Path, image: dict[str, Any], place: str) -> None:
+    (tmp_path / "empty").mkdir()
+    assert lvis_photo(tmp_path, image, place) == str(tmp_path / "data" / place)
+
+
+def test_a_name_cannot_lead_out_of_the_folders(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("../secret.jpg", str(tmp_path / "secret.jpg"), "a/../../secret.jpg"):
+        assert lvis_photo(tmp_path, {"file_name": name}, "../secret.jpg") == "missing photo"
+
+
+GOOD = '{"images": [{"id": 1, "width": 2, "height": 2}], "annotations": [{"id": 1, "image_id": 1}], "categories": []}'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("hello", "not JSON"),
+        ("[]", "a list"),
+        ("[{}]", "a list"),
+        ("3", "holds int"),
+        ("{}", "lacks the key `images`"),
+        ('{"images": [], "annotations": []}', "lacks the key `categories`"),
+        ('{"images": [], "annotations": [], "categories": []}', "empty list `images`"),
+        (GOOD.replace('[{"id": 1, "image_id": 1}]', "[]"), "empty list `annotations`"),
+        (GOOD.replace('[{"id": 1, "image_id": 1}]', "[1, 2]"), "`annotations` is not a list of objects"),
+        (GOOD.replace('[{"id": 1, "image_id": 1}]', '{"1": {}}'), "`annotations` is not a list of objects"),
+        (GOOD.replace('"image_id": 1', '"image": 1'), "lacks `image_id`"),
+        (GOOD.replace('"image_id": 1', '"image_id": '), "not JSON"),
+        (GOOD.replace(', "width": 2', ""), "lacks `id`, `width` or `height`"),
+        (GOOD.replace('"width": 2', '"width": "2"'), "is not whole"),
+        (GOOD[:-1], "not JSON"),
+        (GOOD[:60], "not JSON"),
+        (GOOD + "}", "not JSON"),
+        (GOOD.replace("}], ", "},], "), "not JSON"),
+        (GOOD.replace('"id": 1, "image_id"', '"id": "1, "image_id"'), "not JSON"),
+    ],
+)
+def test_a_file_that_is_not_coco_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        list(coco.photos([tmp_path], [path]))
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_photo_in_two_files_is_refused(tmp_path: Path) -> None:
+    drawn = draw_set(tmp_path, num_photos=1)
+    with pytest.raises(UserError, match="photo id 1000"):
+        list(coco.photos([drawn.images], [drawn.annotations, drawn.annotations]))

@@ -1,0 +1,78 @@
+"""Silhouettes: equal to pycocotools where the annotation is sound, a reject where it is not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from pycocotools import mask as coco_mask
+
+from pics_data.masks import mask_of, rle_runs
+from pics_data.records import RejectError
+from tests.data.photos_for_tests import uncompressed
+
+masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40)).filter(lambda m: m.any())
+
+
+@given(masks)
+def test_rle_of_both_kinds_gives_back_the_mask(mask: np.ndarray) -> None:
+    height, width = mask.shape
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    compressed = {"size": list(mask.shape), "counts": rle["counts"].decode()}
+    assert np.array_equal(mask_of(compressed, height, width), mask)
+    assert np.array_equal(mask_of(uncompressed(mask), height, width), mask)
+
+
+@given(st.lists(st.integers(0, 2**31), min_size=1, max_size=30))
+def test_compressed_runs_are_read_as_pycocotools_writes_them(runs: list[int]) -> None:
+    # One column: any runs are a picture. pycocotools holds lengths in 32 bits.
+    total = sum(runs)
+    if total < 2**32:
+        text = coco_mask.frPyObjects({"size": [total, 1], "counts": runs}, total, 1)["counts"].decode()
+        assert rle_runs(text) == runs
+
+
+@given(st.lists(st.tuples(st.floats(-5, 65), st.floats(-5, 45)), min_size=3, max_size=12), st.integers(1, 3))
+def test_polygons_equal_pycocotools(points: list[tuple[float, float]], copies: int) -> None:
+    polygons = [[value + 3 * k for point in points for value in point] for k in range(copies)]
+    truth = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 40, 60))).astype(bool)
+    if truth.any():
+        assert np.array_equal(mask_of(polygons, 40, 60), truth)
+    else:
+        with pytest.raises(RejectError, match="empty mask"):
+            mask_of(polygons, 40, 60)
+
+
+TRIANGLE = [1.0, 1.0, 8.0, 1.0, 4.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([], "empty mask"),
+        ([[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]], "empty mask"),
+        ([[1.0, 1.0, 5.0, 5.0]], "malformed polygon"),
+        ([[*TRIANGLE, 3.0]], "malformed polygon"),
+        ([TRIANGLE, [1.0, None, 2.0, 2.0, 3.0, 3.0]], "malformed polygon"),
+        ([[float("nan"), 1.0, 2.0, 2.0, 3.0, 3.0]], "malformed polygon"),
+        ([[1e12, 1.0, 2.0, 2.0, 3.0, 3.0]], "malformed polygon"),
+        ([TRIANGLE, "text"], "malformed polygon"),
+        (None, "malformed polygon"),
+        ({"size": [10, 11], "counts": [110]}, "mask size mismatch"),
+        ({"size": [10, 10]}, "malformed RLE"),
+        ({"size": [10, 10], "counts": [100]}, "empty mask"),
+        ({"size": [10, 10], "counts": [50, 51]}, "malformed RLE"),
+        ({"size": [10, 10], "counts": [10**12]}, "malformed RLE"),
+        ({"size": [10, 10], "counts": [110, -10]}, "malformed RLE"),
+        ({"size": [10, 10], "counts": [50, 49.5, 0.5]}, "malformed RLE"),
+        ({"size": [10, 10], "counts": "oooooooooooooooooooo"}, "malformed RLE"),
+        ({"size": [10, 10], "counts": "\u20ac"}, "malformed RLE"),
+        ({"size": [10, 10], "counts": "o"}, "malformed RLE"),
+    ],
+)
+def test_a_malformed_silhouette_is_a_reject_with_a_reason(segmentation: Any, reason: str) -> None:
+    with pytest.raises(RejectError) as error:
+        mask_of(segmentation, 10, 10)
+    assert error.value.reason == reason
