@@ -10,7 +10,7 @@ import numpy as np
 from pics_data.scenes.ground import TILE_PIXELS, TILE_UNITS, ground_tile, paint
 from pics_data.scenes.rays import Array
 from pics_data.scenes.scene import Scene
-from pics_data.scenes.shading import blocked, may_meet, openness, sphere_directions, sun_directions
+from pics_data.scenes.shading import blocked, may_meet, openness, sun_directions
 
 SKY_STEP = 4  # the open sky changes slowly: one ground point for 4 x 4 pixels
 FAR = 8.0  # world units; beyond, nothing shades the ground
@@ -116,9 +116,7 @@ def _ground_sky(scene: Scene, size: int) -> Array:
     near = np.flatnonzero(((points - middle) ** 2).sum(1) < 3.2**2)
     up = np.zeros((len(near), 3), np.float32)
     up[:, 2] = 1
-    directions = sphere_directions(64)
-    sky, _ = openness(scene.objects, points[near], up, directions)
     out = np.ones(coarse * coarse, np.float32)
-    out[near] = sky
+    out[near] = openness(points[near], up, scene.objects)[0].sky
     fine = cv2.resize(out.reshape(coarse, coarse), (size, size), interpolation=cv2.INTER_CUBIC)
     return np.asarray(np.clip(fine, 0, 1))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pics_data.scenes.rays import Array, rotate
+from pics_data.scenes.solids import dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,9 @@ class Camera:
         y = (np.arange(top, bottom, dtype=np.float32) + 0.5) * np.float32(2 / size) - 1
         own = np.empty((len(y), len(x), 3), np.float32)
         own[..., 0], own[..., 1], own[..., 2] = x / np.float32(self.focal), y[:, None] / np.float32(self.focal), 1
-        own /= np.sqrt((own * own).sum(2, keepdims=True))
-        return rotate(self.axes.T, own.reshape(-1, 3))
+        flat = own.reshape(-1, 3)
+        flat /= np.sqrt(dot(flat, flat))[:, None]
+        return rotate(self.axes.T, flat)
 
 
 def look_at(target: Array, distance: float, pitch: float, focal: float) -> Camera:

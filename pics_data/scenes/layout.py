@@ -19,7 +19,7 @@ from pics_data.scenes.scene import Backdrop, Light, Look, Placed, Scene, pair_fi
 
 COARSE = 48  # pixels of the coarse ray cast
 ATTEMPTS = 14
-MIN_SHARE = 0.016  # of the picture that an object shows at least; the planner asks for 0.0117
+MIN_SHARE = 0.02  # of the picture that an object shows at least; the planner asks for 0.0117
 MIN_VISIBLE = 0.3  # of an object's silhouette
 MAX_BOX = 0.42  # of the picture
 COUNTS = {2: 0.42, 3: 0.38, 4: 0.20}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pics_common.errors import UserError, require_folder
 from pics_data.scenes.materials import Array, to_linear
-from pics_data.scenes.rays import Hits, Tree
+from pics_data.scenes.rays import Hits, Tree, blend
 from pics_data.scenes.solids import Ints, Solid, corner_normals, grounded
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
@@ -35,9 +35,7 @@ class Skin:
 
     def at(self, hits: Hits) -> Array:
         """Colours [M, 3] at the hits."""
-        weights = hits.weights[:, :, None]
-        color: Array = (np.take(self.colors, hits.face, axis=0) * weights).sum(1)
-        uv = (np.take(self.uv, hits.face, axis=0) * weights).sum(1)
+        color, uv = blend(self.colors, hits), blend(self.uv, hits)
         which = self.image[hits.face]
         for k, image in enumerate(self.images):
             here = np.flatnonzero(which == k)

@@ -46,12 +46,21 @@ class Hits:
     weights: Array
 
 
+def blend(corners: Array, hits: Hits) -> Array:
+    """What stands at the corners of faces [F, 3, C], at the hits between them, [M, C]."""
+    w = hits.weights
+    three = np.take(corners, hits.face, axis=0)
+    return three[:, 0] * w[:, :1] + three[:, 1] * w[:, 1:2] + three[:, 2] * w[:, 2:]
+
+
 class Tree:
-    """An Embree tree over one mesh. Not shared between threads; cheap to build (about 1 ms a 1,000 faces)."""
+    """An Embree tree over one mesh; about 1 ms a 1,000 faces to build. Robust: no ray slips through an edge."""
 
     def __init__(self, vertices: Array, faces: NDArray[np.int32]) -> None:
         self._scene: Any = EmbreeScene(robust=True)
         TriangleMesh(self._scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
+        # The first query builds the tree: ask now, so that threads may share it later.
+        self._scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
 
     def first(self, pose: Pose, origin: Array, directions: Array) -> Hits:
         """First hits of unit `directions` [N, 3] from one world `origin` [3]."""

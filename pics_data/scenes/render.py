@@ -46,16 +46,16 @@ def render_scene(scene: Scene, size: int, wanted: tuple[int, ...]) -> Rendered:
         hits = thing.body.tree.first(thing.pose, scene.camera.position, rays)
         sample = (hits.ray // (right - left) + top) * width + hits.ray % (right - left) + left
         depth[k, sample] = hits.depth
-        surface = surface_of(thing, scene.objects, hits, rays, scene.light, scene.camera.position)
+        others = tuple(o for j, o in enumerate(scene.objects) if j != k)
+        surface = surface_of(thing, others, hits, rays, scene.light, scene.camera.position)
         free = np.ones(len(sample), np.float32)
         if not thing.body.solid.convex:
             free = sunlight((thing,), surface, sun, sample, width, SELF_LIFT)
         if k in wanted:
-            alone[k] = _cut_out(surface.shade + surface.lit * free[:, None], sample, size)
+            alone[k] = _cut_out(surface.shade_alone + surface.lit * free[:, None], sample, size)
         seen = hits.depth < nearest[sample]
         at = sample[seen]
         nearest[at], winner[at] = hits.depth[seen], k
-        others = tuple(o for j, o in enumerate(scene.objects) if j != k)
         free *= sunlight(others, surface, sun, sample, width, LIFT)
         color[at] = (surface.shade + surface.lit * free[:, None])[seen]
     shares = np.stack([_samples(winner == k, size) for k in range(count)])
@@ -71,6 +71,8 @@ def front(rendered: Rendered, chosen: tuple[int, ...]) -> NDArray[np.int8]:
     """Which of the `chosen` objects is in front, [S, S]: its place in `chosen` where several meet, else -1."""
     whole, visible = rendered.whole[list(chosen)], rendered.visible[list(chosen)]
     out = np.full(whole.shape[1:], -1, np.int8)
+    if len(chosen) < 2:
+        return out
     y, x = np.nonzero(whole.sum(0) >= 2)
     width = 2 * whole.shape[1]
     corner = 2 * y * width + 2 * x

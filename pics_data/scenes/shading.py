@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pics_data.scenes.materials import albedo
-from pics_data.scenes.rays import Array, Bools, Hits, rotate
+from pics_data.scenes.rays import Array, Bools, Hits, blend, rotate
 from pics_data.scenes.scene import Light, Placed
-from pics_data.scenes.solids import corner_normals
+from pics_data.scenes.solids import corner_normals, dot
 
 LIFT = 2e-3  # world units that shadow rays start off the surface
+NUM_OPEN = 48  # directions over the sphere in which openness is sampled
 SELF_LIFT = 0.012  # more for the own shadow: flat triangles under smooth normals would shade themselves
 
 
@@ -57,52 +58,49 @@ def may_meet(thing: Placed, origins: Array, directions: Array, spread: float = 0
     return np.asarray(dot(away, away) - along * along < edge * edge)
 
 
-def openness(objects: tuple[Placed, ...], points: Array, normals: Array, directions: Array) -> tuple[Array, Array]:
-    """How much sky and how much ground each of `points` [N, 3] sees, cosine-weighted: a free level surface (1, 0).
+@dataclass(frozen=True, slots=True)
+class Openness:
+    """How much of the `sky` and of the `ground` each of N points sees, cosine-weighted: a free level surface (1, 0)."""
 
-    `directions` [D, 3] are spread over the whole sphere.
-    """
+    sky: Array
+    ground: Array
+
+
+def openness(points: Array, normals: Array, *groups: tuple[Placed, ...]) -> list[Openness]:
+    """Openness of surface `points` [N, 3] past the first of the `groups` of objects, past the first two, and so on."""
+    directions = sphere_directions(NUM_OPEN)
     n, d = normals[:, None], directions[None]
     cosines = n[..., 0] * d[..., 0] + n[..., 1] * d[..., 1] + n[..., 2] * d[..., 2]
     point, way = np.nonzero(cosines > 0)
     rays = np.take(directions, way, axis=0)
     start = np.take(points + np.float32(2 * LIFT) * normals, point, axis=0)
-    weights = cosines[point, way] * ~blocked(objects, start, rays)
+    # The mean of max(cosine, 0) over the sphere is 1/4.
+    weights = cosines[point, way] * np.float32(4 / NUM_OPEN)
     up = rays[:, 2] > 0
-    scale = 4.0 / len(directions)  # the mean of max(cosine, 0) over the sphere is 1/4
-    sky = np.bincount(point, weights * up, minlength=len(points)) * scale
-    ground = np.bincount(point, weights * ~up, minlength=len(points)) * scale
-    return sky.astype(np.float32), ground.astype(np.float32)
-
-
-def dot(a: Array, b: Array) -> Array:
-    """Of each row [N, 3] with each row; written out, as that is three times as fast as einsum."""
-    return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
-
-
-def blend(corners: Array, hits: Hits) -> Array:
-    """What stands at the corners of faces [F, 3, C], at the hits between them, [M, C]."""
-    w = hits.weights
-    three = np.take(corners, hits.face, axis=0)
-    return three[:, 0] * w[:, :1] + three[:, 1] * w[:, 1:2] + three[:, 2] * w[:, 2:]
+    out = []
+    for group in groups:
+        weights = weights * ~blocked(group, start, rays)
+        sky, ground = (np.bincount(point, weights * half, minlength=len(points)) for half in (up, ~up))
+        out.append(Openness(sky.astype(np.float32), ground.astype(np.float32)))
+    return out
 
 
 @dataclass(frozen=True, slots=True)
 class Surface:
     """The hits of one object: world `points` and unit `normals` [M, 3], `slope` [M] the cosine towards the sun, and
-    its colours [M, 3]: `shade` without the sun, to which `lit` adds where the sun comes through."""
+    its colours [M, 3]: `shade` without the sun, to which `lit` adds where the sun comes through. `shade_alone` is the
+    `shade` where no other object is near."""
 
     points: Array
     normals: Array
     slope: Array
     shade: Array
+    shade_alone: Array
     lit: Array
 
 
-def surface_of(
-    thing: Placed, everything: tuple[Placed, ...], hits: Hits, rays: Array, light: Light, eye: Array
-) -> Surface:
-    """Shades the `hits` of `rays` from `eye` on one of the objects, `thing`."""
+def surface_of(thing: Placed, others: tuple[Placed, ...], hits: Hits, rays: Array, light: Light, eye: Array) -> Surface:
+    """Shades the `hits` of `rays` from `eye` on the object `thing`, among `others`."""
     body, pose = thing.body, thing.pose
     corners = corner_normals(body.solid.vertices, body.solid.faces) if body.corners is None else body.corners
     view = np.take(rays, hits.ray, axis=0)
@@ -116,12 +114,15 @@ def surface_of(
     normals = rotate(pose.turn, own)
     if not body.solid.closed:
         normals = np.where(_seen_from_behind(thing, hits, view)[:, None], -normals, normals)
-    sky, ground = _open(thing, everything, corners, hits)
+    alone, among = _open(thing, others, corners, hits)
     slope = dot(normals, light.toward[None])
     material = body.material
     away = 1 - np.abs(dot(normals, view))
-    rim = (away * away) ** 2 * np.float32(0.1 + material.shine / 2) * sky
-    shade = color * (sky[:, None] * light.sky + ground[:, None] * light.bounce) + rim[:, None] * light.sky
+    rim = ((away * away) ** 2 * np.float32(0.1 + material.shine / 2))[:, None] * light.sky
+    shade, shade_alone = (
+        (color * light.sky + rim) * seen.sky[:, None] + color * light.bounce * seen.ground[:, None]
+        for seen in (among, alone)
+    )
     lit = color * np.clip(slope, 0, 1)[:, None]
     if material.shine:
         half = light.toward - view
@@ -129,11 +130,14 @@ def surface_of(
         spark = np.exp((cosine - 1) * np.float32(material.gloss)) * np.float32(material.shine)
         lit += np.where(slope > 0, spark, 0)[:, None]
     lit *= light.sun
-    return Surface(points, normals, slope, shade, lit)
+    return Surface(points, normals, slope, shade, shade_alone, lit)
 
 
-def _open(thing: Placed, everything: tuple[Placed, ...], corners: Array, hits: Hits) -> tuple[Array, Array]:
-    """Openness at the corners of the faces that were hit, blended over each face: smooth, and few rays."""
+def _open(thing: Placed, others: tuple[Placed, ...], corners: Array, hits: Hits) -> list[Openness]:
+    """Openness at the hits [M], of the object alone and among the others.
+
+    Found at the corners of the faces that were hit and blended over each face: smooth, and few rays.
+    """
     faces = thing.body.solid.faces
     seen, inverse = np.unique(hits.face, return_inverse=True)
     # A vertex at a crease counts once for each of its normals.
@@ -141,10 +145,12 @@ def _open(thing: Placed, everything: tuple[Placed, ...], corners: Array, hits: H
     keys = np.concatenate([faces[seen].reshape(-1, 1), np.round(normals * 8)], 1)
     _, index, back = np.unique(_row_numbers(keys), return_index=True, return_inverse=True)
     points = thing.pose.to_world(thing.body.solid.vertices[faces[seen].ravel()[index]])
-    sky, ground = openness(everything, points, rotate(thing.pose.turn, normals[index]), sphere_directions(40))
-    ground *= np.clip(points[:, 2] * 3 + 0.35, 0.35, 1)  # the ground right under an object lies in its shadow
+    itself = () if thing.body.solid.convex else (thing,)
+    found = openness(points, rotate(thing.pose.turn, normals[index]), itself, others)
+    near_ground = np.clip(points[:, 2] * 3 + 0.35, 0.35, 1)  # right under an object, the ground lies in its shadow
     at = back.ravel().reshape(-1, 3)[inverse.ravel()]
-    return (sky[at] * hits.weights).sum(1), (ground[at] * hits.weights).sum(1)
+    w = hits.weights
+    return [Openness(dot(each.sky[at], w), dot((each.ground * near_ground)[at], w)) for each in found]
 
 
 def _seen_from_behind(thing: Placed, hits: Hits, view: Array) -> Bools:

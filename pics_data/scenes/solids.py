@@ -72,12 +72,16 @@ def grounded(solid: Solid) -> Solid:
     return replace(solid, vertices=vertices, top=solid.top * factor, foot=foot, cavity=cavity)
 
 
+def dot(a: Array, b: Array) -> Array:
+    """Of each row [N, 3] with each row; written out, as numpy's own ways take three to ten times as long."""
+    return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
+
+
 def corner_normals(vertices: Array, faces: Ints) -> Array:
     """Unit normals [F, 3, 3], one a face corner: smooth over gentle edges, split at creases."""
     a, b, c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
-    areas = np.cross(b - a, c - a)
-    lengths = np.sqrt((areas * areas).sum(1, keepdims=True))
-    units = areas / np.maximum(lengths, 1e-12)
+    areas: Array = np.cross(b - a, c - a).astype(np.float32)
+    units: Array = (areas / np.maximum(np.sqrt(dot(areas, areas)), 1e-12)[:, None]).astype(np.float32)
     corners = faces.ravel()
     order = np.argsort(corners, kind="stable")
     counts = np.bincount(corners, minlength=len(vertices))
@@ -88,10 +92,10 @@ def corner_normals(vertices: Array, faces: Ints) -> Array:
     offsets = np.arange(len(first)) - np.repeat(np.cumsum(per_corner) - per_corner, per_corner)
     second = order[np.repeat(starts[corners[order]], per_corner) + offsets]
     face_1, face_2 = first // 3, second // 3
-    smooth = (units[face_1] * units[face_2]).sum(1) > CREASE_COS
+    smooth = dot(units.take(face_1, axis=0), units.take(face_2, axis=0)) > CREASE_COS
     first, face_2 = first[smooth], face_2[smooth]
     sums = np.stack([np.bincount(first, areas[face_2, axis], minlength=len(corners)) for axis in range(3)], 1)
-    norms = np.sqrt((sums * sums).sum(1, keepdims=True))
+    norms = np.sqrt(dot(sums, sums))[:, None]
     normals = np.where(norms > 1e-12, sums / np.maximum(norms, 1e-12), np.repeat(units, 3, axis=0))
     return normals.reshape(-1, 3, 3).astype(np.float32)
 

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from pics_common.errors import UserError
 from pics_data.records import Instance, Photo, Pixels
 from pics_data.scenes.layout import draw_scene
 from pics_data.scenes.meshes import mesh_files
 from pics_data.scenes.render import front, render_scene
 from pics_data.scenes.scene import Scene, relation
+
+SIZES = (32, 2048)  # pixels a side
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,13 @@ def photos(settings: SceneSettings, num_scenes: int) -> Iterator[Photo]:
     """The scenes 0 .. num_scenes - 1 with their objects; no pixel is made.
 
     Boxes are those of the whole objects, hidden parts included; areas are of what shows, within a few percent.
+    Raises `UserError` for a size or seed that cannot be, and for a folder of meshes that is not one or holds a file
+    that cannot be read.
     """
+    if not SIZES[0] <= settings.size <= SIZES[1]:
+        raise UserError(f"scenes: size {settings.size}; expected {SIZES[0]} to {SIZES[1]} pixels")
+    if settings.seed < 0:
+        raise UserError(f"scenes: seed {settings.seed}; expected 0 or more")
     for index in range(num_scenes):
         yield _photo(_draw(settings, index), settings, index)
 
@@ -51,6 +60,7 @@ def relation_label(photo: Photo, settings: SceneSettings) -> str:
     return relation(scene, first, second)
 
 
+@lru_cache(maxsize=4)  # a sample asks for its scene twice: for its pixels and for the relation
 def _draw(settings: SceneSettings, index: int) -> Scene:
     return draw_scene(settings.seed, index, _meshes(settings.meshes))
 
@@ -74,4 +84,5 @@ def _photo(scene: Scene, settings: SceneSettings, index: int) -> Photo:
         x, y, w, h = (value * size for value in look.box)
         instances.append(Instance(str(k), thing.body.solid.category, (x, y, w, h), look.visible * size * size))
     name = f"s{settings.seed}-{index:07d}"
-    return Photo(name, "scenes", "", size, size, tuple(instances), license="CC0-1.0")
+    terms = "" if settings.meshes else "CC0-1.0"  # the user's meshes have their own
+    return Photo(name, "scenes", "", size, size, tuple(instances), license=terms)

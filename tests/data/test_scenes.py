@@ -83,6 +83,11 @@ def test_chosen_instances_in_any_order_change_nothing_but_the_order(rendered: li
         assert (some.full_masks[place] == all_of_it.full_masks[index]).all()
         assert (some.full_rgba[place] == all_of_it.full_rgba[index]).all()
     assert set(np.unique(some.front)) <= {-1, 0, 1}
+    for few in (photo.instances[:1], ()):
+        fewer = render(replace(photo, instances=few), SETTINGS)
+        assert (fewer.rgb == all_of_it.rgb).all()
+        assert len(fewer.masks) == len(few)
+        assert (fewer.front == -1).all()
     swapped = render(replace(photo, instances=chosen[::-1]), SETTINGS)
     decided = (some.front >= 0) & (some.masks[0] | some.masks[1])
     assert (swapped.front[decided] == 1 - some.front[decided]).all()
@@ -90,6 +95,7 @@ def test_chosen_instances_in_any_order_change_nothing_but_the_order(rendered: li
 
 def test_photos_depend_on_seed_and_number_only(planned: list[Photo]) -> None:
     assert list(photos(SETTINGS, 5)) == planned[:5]
+    assert {photo.license for photo in planned} == {"CC0-1.0"}
     other = list(photos(SceneSettings(seed=4, size=128), 5))
     assert all(a.instances != b.instances for a, b in zip(other, planned, strict=False))
     assert len({photo.id for photo in planned} | {photo.id for photo in other}) == NUM_DRAWN + 5
@@ -341,6 +347,22 @@ def test_a_folder_without_meshes_is_named(tmp_path: Path) -> None:
         list(photos(SceneSettings(meshes=str(tmp_path)), 1))
     with pytest.raises(UserError, match="does not exist"):
         list(photos(SceneSettings(meshes=str(tmp_path / "nowhere")), 1))
+
+
+@pytest.mark.parametrize("size", [32, 33, 77, 200])
+def test_any_size_renders(size: int) -> None:
+    wanted = SceneSettings(seed=2, size=size)
+    for photo in photos(wanted, 2):
+        pixels = render(photo, wanted)
+        assert pixels.rgb.shape == (size, size, 3)
+        assert all(mask.any() for mask in pixels.masks)
+
+
+def test_settings_that_cannot_be_are_named() -> None:
+    with pytest.raises(UserError, match="size 0"):
+        list(photos(SceneSettings(size=0), 1))
+    with pytest.raises(UserError, match="seed -1"):
+        list(photos(SceneSettings(seed=-1), 1))
 
 
 def test_wanted_bodies_are_never_meshes(tmp_path: Path) -> None:
