@@ -94,10 +94,11 @@ def corner_normals(vertices: Array, faces: Ints) -> Array:
     face_1, face_2 = first // 3, second // 3
     smooth = dot(units.take(face_1, axis=0), units.take(face_2, axis=0)) > CREASE_COS
     first, face_2 = first[smooth], face_2[smooth]
-    sums = np.stack([np.bincount(first, areas[face_2, axis], minlength=len(corners)) for axis in range(3)], 1)
+    around = [np.bincount(first, areas[face_2, axis], minlength=len(corners)) for axis in range(3)]
+    sums: Array = np.stack(around, axis=1).astype(np.float32)
     norms = np.sqrt(dot(sums, sums))[:, None]
     normals = np.where(norms > 1e-12, sums / np.maximum(norms, 1e-12), np.repeat(units, 3, axis=0))
-    return normals.reshape(-1, 3, 3).astype(np.float32)
+    return np.asarray(normals.reshape(-1, 3, 3), np.float32)
 
 
 def lathe(profile: Floats, outline: Floats | None = None) -> tuple[Array, Ints]:
