@@ -61,7 +61,7 @@ def build(config: BuildConfig) -> BuildResult:
     recipe = config.identity()
     _check_same_build(config.out, existing, recipe, plan)
     config.out.mkdir(parents=True, exist_ok=True)
-    with _lock(config.out):
+    with lock_folder(config.out):
         return _build(config, plan, recipe)
 
 
@@ -177,7 +177,7 @@ def _write_head(folder: Path, config: BuildConfig, plan: Plan, recipe: dict[str,
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Holds `folder` for this build. The lock goes with the process, however it ends, and leaves no file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

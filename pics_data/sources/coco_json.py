@@ -9,7 +9,6 @@ import math
 import mmap
 import re
 from collections.abc import Callable, Container, Iterator, Sequence
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,7 +41,7 @@ def photos(
         raise UserError(f"--images: expected at least one folder of photos for --source {source}")
     if not annotations:
         raise UserError(f"--annotations: expected at least one annotation file for --source {source}")
-    folders = [require_folder(folder, "images") for folder in images]
+    folders = PhotoFolders(images)
     files = [AnnotationFile(require_file(path, "annotations")) for path in annotations]
     seen: dict[str, Path] = {}
     for file in files:
@@ -54,7 +53,7 @@ def photos(
                     "give each photo once"
                 )
             seen[photo_id] = file.path
-            yield from _photo(source, file, image, spans, find_photo(folders, file_names(image)))
+            yield from _photo(source, file, image, spans, folders.find(file_names(image)))
         for photo_id, count in file.orphans(seen):
             yield Reject(f"{source}-{photo_id}", "plan", "not in images", f"{count} annotations in {file.path.name}")
 
@@ -113,23 +112,30 @@ def read_instance(annotation: dict[str, Any], categories: dict[Any, str]) -> Ins
     )
 
 
-@cache
-def _file_names_in(folder: Path) -> frozenset[str]:
-    """What `folder` lists. Listed once: asking a network file system for each photo would take hours."""
-    return frozenset(entry.name for entry in folder.iterdir()) if folder.is_dir() else frozenset()
+class PhotoFolders:
+    """The folders of photos, each listed once: asking a network file system for each photo takes hours."""
 
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [require_folder(folder, "images") for folder in folders]
+        self._listings: dict[Path, frozenset[str]] = {}
 
-def find_photo(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
-    """The first of `names` (each may have folders in it, but cannot lead out) that is in one of `folders`."""
-    for name in names:
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts or not relative.name:
-            continue
-        for folder in folders:
-            path = folder / relative
-            if path.name in _file_names_in(path.parent):
-                return path
-    return None
+    def find(self, names: Sequence[str]) -> Path | None:
+        """The first of `names` that is in one of the folders; a name may have folders in it, but cannot lead out."""
+        for name in names:
+            relative = PurePosixPath(name)
+            if relative.is_absolute() or ".." in relative.parts or not relative.name:
+                continue
+            for folder in self._folders:
+                path = folder / relative
+                if path.name in self._listing(path.parent):
+                    return path
+        return None
+
+    def _listing(self, folder: Path) -> frozenset[str]:
+        if folder not in self._listings:
+            names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
+            self._listings[folder] = frozenset(names)
+        return self._listings[folder]
 
 
 class AnnotationFile:
