@@ -23,6 +23,7 @@ QUIET_SECONDS = 3.0  # a progress line this often, so that a quick run prints no
 
 SAMPLE_COLUMNS = ("index", "photo", "num_objects", "box_iou", "gap_px", "gap_share", "contact_px", "front")
 OBJECT_COLUMNS = ("index", "area", "parts", "holes", "border", "edge", "hidden")
+SHARES_OF_OBJECT = ("area", "border", "edge", "hidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +200,26 @@ def _survey_shard(survey: Survey, path: Path, shard: int, report: Any) -> None:
 
 
 def add_meta(survey: Survey, index: int, meta: dict[str, Any]) -> None:
-    """Adds the numbers of one meta.json (see shards/schema.json) to the columns."""
+    """Adds the numbers of one meta.json (see shards/schema.json) to the columns.
+
+    Raises KeyError, TypeError, ValueError or AttributeError where it is not what the schema says, as far as the page
+    depends on it.
+    """
+    if missing := {"source", "split", "size"} - meta.keys():
+        raise KeyError(min(missing))
     relation, photo, objects = meta["relation"], meta["photo"], meta["objects"]
     nan = float("nan")
     front = relation["front"]
     number = survey.photos.setdefault((meta["source"], photo["id"]), len(survey.photos))
     row = (index, number, len(objects), relation["box_iou"], relation["gap_px"], relation["gap_px"] / max(meta["size"]),
            relation["contact_px"], nan if front is None else front)  # fmt: skip
+    _check_range("relation", relation, ("box_iou",), 1)
+    _check_range("relation", relation, ("gap_px", "contact_px"), 1e9)
     for name, value in zip(SAMPLE_COLUMNS, row, strict=True):
         survey.samples[name].append(value)
     for item in objects:
+        _check_range("objects", item, SHARES_OF_OBJECT, 1)
+        _check_range("objects", item, ("parts", "holes"), 1e9)
         values = (index, item["area"], item["parts"], item["holes"], item["border"], item["edge"],
                   item.get("hidden", nan))  # fmt: skip
         for name, value in zip(OBJECT_COLUMNS, values, strict=True):
@@ -219,6 +230,12 @@ def add_meta(survey: Survey, index: int, meta: dict[str, Any]) -> None:
     survey.counts["license"][photo["license"]] += 1
     if label := relation.get("label", ""):
         survey.counts["relation"][label] += 1
+
+
+def _check_range(part: str, values: dict[str, Any], names: Sequence[str], top: float) -> None:
+    for name in names:
+        if not 0 <= values.get(name, 0) <= top:
+            raise ValueError(f"says {part}: {name} {values[name]}, which is not from 0 to {top:,.0f}")
 
 
 def _read_index(folder: Path, names: set[str], remarks: list[str]) -> dict[str, tuple[str, int]]:

@@ -7,6 +7,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,13 @@ def test_links_and_folders_are_no_samples_and_are_counted(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_every_sample_is_counted_and_found_again(tmp_path: Path, tar_format: int) -> None:
-    samples = [sample(f"key-{i}", photo=f"photo-{i // 2}") for i in range(7)]
+    # A name of more than 100 characters stands in a member of its own before the sample's first.
+    long = "" if tar_format == tarfile.USTAR_FORMAT else "-long" * 30
+    samples = [sample(f"key-{i}{long}", photo=f"photo-{i // 2}") for i in range(7)]
     write_tar(tmp_path / "train-000000.tar", samples[:4], tar_format)
     write_tar(tmp_path / "val-000000.tar", samples[4:], tar_format)
     survey = survey_folder(tmp_path)
-    assert survey.keys == [f"key-{i}" for i in range(7)]
+    assert survey.keys == [f"key-{i}{long}" for i in range(7)]
     assert [(shard.split, shard.num_samples) for shard in survey.shards] == [("train", 4), ("val", 3)]
     assert len(survey.photos) == 4
     assert survey.counts["category"] == Counter({"cat0": 7, "cat1": 7})
@@ -145,7 +148,7 @@ def test_every_sample_is_counted_and_found_again(tmp_path: Path, tar_format: int
     assert len(survey.objects["area"]) == 14
     assert survey.num_without_meta == 0
     for i, members in enumerate(samples):
-        assert {f"key-{i}.{name}": data for name, data in read_members(survey, i).items()} == members
+        assert {f"key-{i}{long}.{name}": data for name, data in read_members(survey, i).items()} == members
 
 
 def test_pictures_are_not_read(tmp_path: Path) -> None:
@@ -187,6 +190,22 @@ def test_a_damaged_header_is_named(tmp_path: Path) -> None:
         survey_folder(tmp_path)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damage_anywhere_is_a_clear_error_or_a_page(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = write_tar(folder / "train-000000.tar", [sample("a"), sample("b", meta=False)], tarfile.PAX_FORMAT)
+    whole = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(whole.rstrip(b"\0"))))
+        whole[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(whole)
+    with suppress(UserError):
+        page_of(folder)
+
+
 def test_folders_without_shards(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing does not exist"):
         inspect_shards(tmp_path / "missing", tmp_path / "page.html")
@@ -200,7 +219,12 @@ def test_folders_without_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("meta", "told_of"),
-    [(b"{", "unexpected end"), (b"[]", "indices must"), (b'{"relation": {}, "photo": {}}', "lacks 'objects'")],
+    [
+        (b"{", "unexpected end"),
+        (b"[]", "has no attribute"),
+        (b'{"source": "s", "split": "train"}', "lacks 'size'"),
+        (sample("b")["b.meta.json"].replace(b'"area": 0.', b'"area": 5.'), "says objects: area 5."),
+    ],
 )
 def test_metadata_that_cannot_be_used_is_named(tmp_path: Path, meta: bytes, told_of: str) -> None:
     write_tar(tmp_path / "train-000000.tar", [sample("a"), {**sample("b"), "b.meta.json": meta}])
