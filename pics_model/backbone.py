@@ -18,7 +18,7 @@ from pics_model.interaction import InteractionBlock, Interactions, OverlapForm
 HINT_CHANNELS = 4
 
 
-class Backbone(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Backbone(ModelMixin, ConfigMixin):
     """eps, v or x0 (as trained) from a noisy latent, a hint and the objects of the picture.
 
     `latent_channels` and the sizes are diffusers' own words: `block_out_channels` per level, `attention_levels` says

@@ -9,7 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 
-class ConvObjectEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class ConvObjectEncoder(ModelMixin, ConfigMixin):
     """The small encoder of `tiny`; trains along with the model. `patch` is a power of two."""
 
     @register_to_config

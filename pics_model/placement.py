@@ -16,7 +16,7 @@ FREQUENCIES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def fourier(places: Tensor) -> Tensor:
-    """Places [..., 2] in 0..1 -> features [..., 4 * len(FREQUENCIES)], whose dot product depends on differences only."""
+    """Places [..., 2] in 0..1 -> features [..., 4 * len(FREQUENCIES)]; their dot products know differences only."""
     angles = places[..., None] * (2 * math.pi * torch.tensor(FREQUENCIES, device=places.device))
     return torch.cat([angles.cos(), angles.sin()], -1).flatten(-2)
 

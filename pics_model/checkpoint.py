@@ -1,0 +1,130 @@
+"""Checkpoints (for resuming) and snapshots (for users).
+
+`checkpoints/<samples>/` holds `weights.safetensors`, `optimizer.safetensors` and `state.json`, which is written last
+into a folder that is renamed into place: a checkpoint is whole or is not there. `model/` is the snapshot, a folder
+that `PICSPipeline.from_pretrained` opens. Nothing is pickled.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pics_common.errors import UserError
+from pics_model.pipeline import PICSPipeline
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """What a run must know to go on, besides tensors: the clock is `samples`, all else is a function of it."""
+
+    samples: int
+    steps: int
+    preset: str
+    settings: dict[str, Any]
+    format: int = FORMAT
+
+
+def save_checkpoint(
+    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, keep: int
+) -> Path:
+    """Writes `checkpoints/<samples>` of a run atomically and removes all but the newest `keep`."""
+    folder = run / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    final, partial = folder / f"{state.samples:012d}", folder / f".{state.samples:012d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(
+        {name: t.detach().contiguous() for name, t in model.state_dict().items()}, partial / "weights.safetensors"
+    )
+    save_file(_flatten(optimizer), partial / "optimizer.safetensors")
+    (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
+    for file in partial.iterdir():
+        _sync(file)
+    _sync(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    _sync(folder)
+    for old in list_checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(p for p in (run / "checkpoints").glob("[0-9]*") if (p / "state.json").is_file())
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """Raises `UserError` if `state.json` is not one of ours."""
+    path = checkpoint / "state.json"
+    try:
+        state = TrainState(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise UserError(f"checkpoint {path}: not a training state; remove this folder to resume before it") from None
+    if state.format != FORMAT:
+        raise UserError(f"checkpoint {path}: format {state.format}, expected {FORMAT}; use the version that wrote it")
+    return state
+
+
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts a checkpoint's tensors into model and optimizer. Raises `UserError` naming file and key if one differs."""
+    path = checkpoint / "weights.safetensors"
+    found = _load(path)
+    for name, weight in model.state_dict().items():
+        if name not in found:
+            raise UserError(f"checkpoint {path}: no weight `{name}`; was it made with another preset?")
+        if found[name].shape != weight.shape:
+            shapes = f"{list(found[name].shape)}, expected {list(weight.shape)}"
+            raise UserError(f"checkpoint {path}: weight `{name}` is {shapes}; was it made with another preset?")
+    model.load_state_dict(found)
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for name, tensor in _load(checkpoint / "optimizer.safetensors").items():
+        index, _, key = name.partition(".")
+        state["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(state)
+
+
+def save_snapshot(run: Path, pipeline: PICSPipeline) -> Path:
+    """Writes the model for users, `model/`, whole or not at all."""
+    final, partial, old = run / "model", run / ".model.partial", run / ".model.old"
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+    pipeline.save_pretrained(partial, safe_serialization=True)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": t.detach().contiguous() for i, entry in state.items() for key, t in entry.items()}
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"checkpoint {path}: unreadable ({error}); remove its folder to resume from one before"
+        ) from None
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

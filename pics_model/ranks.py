@@ -1,0 +1,53 @@
+"""The processes of a run: one, or as many as torchrun started; threads, device and the numbers' own traps set."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's `rank` of `size`, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files and talks."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> float:
+        """The mean of a number over all ranks; every rank must call it."""
+        value = value.detach().double().clone()
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value.item() / self.size
+
+
+@contextmanager
+def one_process_group(threads: int = 0) -> Iterator[Ranks]:
+    """Joins the ranks that torchrun started (gloo on CPU, nccl on GPUs), or is alone; leaves them at the end."""
+    size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    # torchrun sets OMP_NUM_THREADS=1, which leaves cores idle; denormals make CPU steps many times slower.
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+    torch.set_flush_denormal(True)
+    if size == 1:
+        yield Ranks(0, 1, device)
+        return
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

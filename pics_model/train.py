@@ -1,0 +1,214 @@
+"""`python -m pics_model.train` and `torchrun --nproc-per-node N -m pics_model.train`: shards -> a trained model.
+
+The clock of a run is `samples`: order of data, noise, timesteps, learning rate and what to save are functions of the
+settings and of it. So a run continues from a checkpoint as if it had never stopped, and nothing else is kept.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pics_common.errors import UserError, run_command
+from pics_common.recipe import parse_recipe
+from pics_model.checkpoint import (
+    TrainState,
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+    save_snapshot,
+)
+from pics_model.inputs import Batch, hint, to_signed
+from pics_model.objectives import TimestepRule, draw_noise, objective_target, weighted_error
+from pics_model.pipeline import PICSPipeline, pixels_to_latent
+from pics_model.presets import build, load_preset
+from pics_model.ranks import Ranks, one_process_group
+from pics_model.stream import ShardStream
+from pics_model.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Trains a compositing model on shards."""
+
+    shards: Path
+    """Folder of shards, or one tar."""
+    out: Path
+    """Folder of the run: checkpoints, TensorBoard logs, and the model."""
+    preset: str = "tiny"
+    """Name of a preset, or path of a YAML file like it."""
+    steps: int = 1000
+    """Optimiser steps in all; the learning rate falls to zero over them."""
+    batch_size: int = 16
+    """Samples a step, over all ranks together."""
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    """Steps over which the learning rate rises."""
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    background_weight: float = 0.1
+    """Weight of the loss outside of the regions, where the output is not used; 1 inside."""
+    object_dropout: float = 0.05
+    """Share of samples that are trained without object codes, for guidance."""
+    timesteps: TimestepRule = "uniform"
+    cutouts: Literal["visible", "full", "mix"] = "visible"
+    """Object pictures: as far as the photo shows them, whole where the shards know it, or either by chance."""
+    split: Literal["train", "val", "all"] = "train"
+    seed: int = 0
+    workers: int = 1
+    """Loader processes a rank; 0 loads in the training process."""
+    threads: int = 0
+    """CPU threads a rank; 0 shares the machine's cores among the ranks."""
+    bf16: bool = False
+    """Computes in bfloat16 where it is safe."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+    log_every: float = 10.0
+    """Seconds between lines in the terminal."""
+    resume: bool = False
+    """Goes on with the newest checkpoint of `out`, if there is one."""
+
+
+class DenoisingLoss(nn.Module):
+    """One module from batch to loss, so that DDP sees one forward call."""
+
+    def __init__(self, pipeline: PICSPipeline, config: TrainConfig) -> None:
+        super().__init__()
+        self.backbone, self.object_encoder = pipeline.backbone, pipeline.object_encoder
+        self.pipeline = [pipeline]  # in a list: its parts are registered above, once
+        self.config = config
+
+    def forward(self, batch: Batch, noise: Tensor, timesteps: Tensor, drop: Tensor) -> Tensor:
+        """batch of B, noise [B, L, n, n], timesteps [B], drop [B] bool (trained without object codes) -> loss []."""
+        pipeline, patch = self.pipeline[0], self.pipeline[0].config.patch
+        clean = pixels_to_latent(to_signed(batch.target), patch)
+        noisy = pipeline.scheduler.add_noise(clean, noise, timesteps)
+        objects = pipeline.encode(batch)
+        none = self.object_encoder.no_object(noisy)[None].to(objects.codes.dtype)
+        objects.codes = torch.where(drop[:, None, None, None], none, objects.codes)
+        answer = self.backbone(noisy, timesteps, hint(batch.target, batch.regions, batch.valid), objects)
+        inside = batch.regions.any(1, keepdim=True).float()
+        weight = (inside + self.config.background_weight * (1 - inside)) * batch.valid[:, None]
+        weight = pixels_to_latent(weight.expand(-1, 3, -1, -1), patch)
+        return weighted_error(answer, objective_target(pipeline.scheduler, clean, noise, timesteps), weight)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Raises `UserError` for what the user can mend."""
+    config = parse_recipe(TrainConfig, sys.argv[1:] if argv is None else argv, prog="pics_model.train")
+    with one_process_group(config.threads) as ranks:
+        train(config, ranks)
+    return 0
+
+
+def train(config: TrainConfig, ranks: Ranks) -> None:
+    """Runs or continues the training that `config` describes."""
+    _check(config, ranks)
+    torch.manual_seed(config.seed)
+    pipeline = build(load_preset(config.preset)).to(ranks.device)
+    stream = ShardStream(
+        config.shards,
+        pipeline.framing,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        num_workers=config.workers,
+        split=config.split,
+        cutouts=config.cutouts,
+    )
+    module = DenoisingLoss(pipeline, config)
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    steps = _resume(config, module, optimizer)
+    ddp = DistributedDataParallel(module) if ranks.size > 1 else module
+    with Watch(config.out, config.steps, config.batch_size, config.log_every, ranks) as watch:
+        watch.start(config, pipeline, stream.num_samples, steps)
+        batches = iter(stream.batches(steps * config.batch_size))
+        while steps < config.steps:
+            batch = watch.waiting(batches).to(ranks.device)
+            loss, norm = _step(ddp, optimizer, batch, steps, config)
+            steps += 1
+            watch.step(steps, loss, norm, optimizer.param_groups[0]["lr"])
+            if ranks.is_first and (steps % config.save_every == 0 or steps == config.steps):
+                state = TrainState(steps * config.batch_size, steps, config.preset, _plain(config))
+                save_checkpoint(config.out, module, optimizer, state, config.keep)
+                save_snapshot(config.out, pipeline)
+        watch.finish(config.out / "model")
+
+
+def _step(
+    ddp: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, steps: int, config: TrainConfig
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step; returns this rank's loss and the gradient's norm before clipping."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * rate(steps, config.warmup, config.steps)
+    device = batch.target.device
+    side = batch.target.shape[1]
+    pipeline = _inner(ddp).pipeline[0]
+    patch = pipeline.config.patch
+    shape = torch.Size((pipeline.backbone.config.latent_channels, side // patch, side // patch))
+    noise, timesteps = draw_noise(batch.seeds, shape, pipeline.scheduler.config.num_train_timesteps, config.timesteps)
+    drop = torch.tensor([(seed >> 8) % 10_000 < config.object_dropout * 10_000 for seed in batch.seeds.tolist()])
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        loss: Tensor = ddp(batch, noise.to(device), timesteps.to(device), drop.to(device))
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(list(ddp.parameters()), config.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach(), norm
+
+
+def rate(step: int, warmup: int, total: int) -> float:
+    """The learning rate's factor: rises over `warmup` steps, then falls in a straight line to zero at `total`."""
+    rise = (step + 1) / max(warmup, 1)
+    fall = (total - step) / max(total - warmup, 1)
+    return max(0.0, min(1.0, rise, fall))
+
+
+def _inner(ddp: nn.Module) -> DenoisingLoss:
+    module = ddp.module if isinstance(ddp, DistributedDataParallel) else ddp
+    assert isinstance(module, DenoisingLoss)
+    return module
+
+
+def _check(config: TrainConfig, ranks: Ranks) -> None:
+    if config.batch_size % ranks.size:
+        raise UserError(f"--batch-size {config.batch_size}: expected a multiple of the {ranks.size} ranks")
+    if not config.resume and list_checkpoints(config.out):
+        raise UserError(f"--out {config.out} holds a run; --resume continues it, or choose another folder")
+
+
+def _resume(config: TrainConfig, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Loads the newest checkpoint if asked to; returns the steps done."""
+    found = list_checkpoints(config.out) if config.resume else []
+    if not found:
+        return 0
+    state = read_state(found[-1])
+    if state.preset != config.preset:
+        raise UserError(f"checkpoint {found[-1]}: made with preset {state.preset}, --preset says {config.preset}")
+    if state.samples % config.batch_size:
+        raise UserError(
+            f"--batch-size {config.batch_size}: {found[-1]} stands at {state.samples} samples, no multiple of it"
+        )
+    load_checkpoint(found[-1], module, optimizer)
+    return state.samples // config.batch_size
+
+
+def _plain(config: TrainConfig) -> dict[str, object]:
+    pairs: Iterator[tuple[str, object]] = iter(dataclasses.asdict(config).items())
+    return {key: str(value) if isinstance(value, Path) else value for key, value in pairs}
+
+
+if __name__ == "__main__":
+    run_command(main)
