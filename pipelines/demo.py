@@ -1,4 +1,4 @@
-"""`make demo`: scenes are rendered and taken apart, `tiny` trains briefly, unseen pairs are composed, a page shows them.
+"""`make demo`: renders scenes, trains `tiny` on them briefly, composes unseen pairs, and shows them on a page.
 
 Each stage is a command that anyone can run alone; run again, each goes on where it stopped or has nothing to do.
 """
