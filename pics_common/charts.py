@@ -36,7 +36,7 @@ def histogram(
     """
     data = np.asarray(values, dtype=np.float64)
     if data.size == 0:
-        return _figure(title, tag("p", f"no {noun} to count", class_="empty"), "")
+        return _figure(title, Html() if remark else tag("p", f"no {noun} to count", class_="empty"), remark)
     assert np.isfinite(data).all(), f"{title}: a histogram takes finite values"
     edges = _edges(data, bins, limits, log, whole)
     counts = np.histogram(np.clip(data, edges[0], edges[-1]), edges)[0]

@@ -214,7 +214,7 @@ def _meeting(view: View, relation: Mapping[str, Any]) -> str:
 
 STYLE = """
 .toggle { display: inline-flex; gap: 8px; align-items: center; font-size: 15px; }
-.samples { columns: 2 500px; column-gap: 20px; margin-top: 16px; }
+.samples { columns: 2 420px; column-gap: 20px; margin-top: 16px; }
 .samples .sample { margin-bottom: 20px; }
 .smalls {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 16px;
