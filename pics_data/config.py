@@ -56,7 +56,7 @@ class BuildConfig:
     workers: int = 0
     """Shards made at the same time; 0: one for each CPU."""
     address: str | None = None
-    """Ray cluster to run on, such as `auto` or `ray://host:10001`; `out` must then be a folder that all nodes share."""
+    """Ray cluster to run on: `auto` or host:port. Photos and `out` must then be in folders that all nodes share."""
 
     def check(self) -> "BuildConfig":
         """Raises `UserError` for a value out of range or an option without effect; returns itself."""
@@ -101,7 +101,9 @@ class BuildConfig:
         """The settings of the renderer."""
         from pics_data.sources.scenes import SceneSettings  # takes a second to import: only who renders pays
 
-        return SceneSettings(seed=self.seed, size=self.scene_size, meshes=str(self.meshes or ""))
+        return SceneSettings(
+            seed=self.seed, size=self.scene_size, meshes=str(self.meshes.absolute()) if self.meshes else ""
+        )
 
 
 def _option(name: str) -> str:

@@ -56,7 +56,8 @@ def build_shards(todo: Sequence[tuple[int, str]], folder: Path, config: BuildCon
         yield from _run(ray, todo, folder, config)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OSError):  # such as a full disk
-            raise UserError(f"build: {error.cause}; {GO_ON}") from error
+            shared = f" (do all nodes of {config.address} share {folder}?)" if config.address else ""
+            raise UserError(f"build: {error.cause}{shared}; {GO_ON}") from error
         raise  # a bug: Ray's error shows the worker's traceback
     except ray.exceptions.RayError as error:
         raise UserError(f"build: {type(error).__name__}, a worker died or a node was lost; {GO_ON}") from error

@@ -116,7 +116,7 @@ class PhotoFolders:
     """The folders of photos, each listed once: asking a network file system for each photo takes hours."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = [require_folder(folder, "images") for folder in folders]
+        self._folders = [require_folder(folder, "images").absolute() for folder in folders]
         self._listings: dict[Path, frozenset[str]] = {}
 
     def find(self, names: Sequence[str]) -> Path | None:
