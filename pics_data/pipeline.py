@@ -52,15 +52,21 @@ def build_shards(todo: Sequence[tuple[int, str]], folder: Path, config: BuildCon
     """
     import ray
 
+    left = {shard for _, shard in todo}
     try:
-        yield from _run(ray, todo, folder, config)
+        for mark in _run(ray, todo, folder, config):
+            left.discard(mark.shard)
+            yield mark
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OSError):  # such as a full disk
-            shared = f" (do all nodes of {config.address} share {folder}?)" if config.address else ""
-            raise UserError(f"build: {error.cause}{shared}; {GO_ON}") from error
+            shared = "; do all nodes share it?" if config.address else ""
+            raise UserError(f"build: {error.cause.strerror} (at work in {folder}{shared}); {GO_ON}") from error
         raise  # a bug: Ray's error shows the worker's traceback
     except ray.exceptions.RayError as error:
-        raise UserError(f"build: {type(error).__name__}, a worker died or a node was lost; {GO_ON}") from error
+        raise UserError(
+            f"build: {type(error).__name__}: a worker died {1 + MAX_RETRIES} times, or a node was lost; {GO_ON}. "
+            f"{len(left)} shards are not done, the first is {min(left, default='none')}"
+        ) from error
 
 
 def _run(ray: Any, todo: Sequence[tuple[int, str]], folder: Path, config: BuildConfig) -> Iterator[ShardMark]:
@@ -100,4 +106,5 @@ def _start_ray(ray: Any, config: BuildConfig) -> None:
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised here, once is enough

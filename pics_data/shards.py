@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
@@ -53,38 +53,43 @@ def write_shard(folder: Path, shard: str, records: Iterable[Sample | Reject]) ->
     """Writes `folder/<shard>.tar` and its mark from `records`, one sample in memory at a time."""
     target = folder / f"{shard}.tar"
     temporary = _temporary(target)
+    try:
+        with temporary.open("wb") as file:
+            mark = _write_tar(file, shard, records)
+        if mark.nsamples:
+            temporary.rename(target)
+        else:
+            target.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush_folder(folder)
+    write_json(mark_path(folder, shard), asdict(mark))
+    return mark
+
+
+def _write_tar(file: BinaryIO, shard: str, records: Iterable[Sample | Reject]) -> ShardMark:
     digest = hashlib.sha256()
     nsamples = num_bytes = 0
     rejects: list[Reject] = []
-    with temporary.open("wb") as file:
 
-        def write(data: bytes) -> None:
-            nonlocal num_bytes
-            digest.update(data)
-            num_bytes += file.write(data)
+    def write(data: bytes) -> None:
+        nonlocal num_bytes
+        digest.update(data)
+        num_bytes += file.write(data)
 
-        for record in records:
-            if isinstance(record, Reject):
-                rejects.append(record)
-                continue
-            nsamples += 1
-            for extension, data in record.members.items():
-                write(tar_member(f"{record.key}.{extension}", data))
-        write(bytes(2 * BLOCK))
-        write(bytes(-num_bytes % RECORD))  # whole records, as every tar program writes them
-        _flush(file)
-    if nsamples:
-        temporary.rename(target)
-    else:
-        temporary.unlink()
-        target.unlink(missing_ok=True)
-    _flush_folder(folder)
-    if nsamples:
-        mark = ShardMark(shard, nsamples, num_bytes, digest.hexdigest(), tuple(rejects))
-    else:
-        mark = ShardMark(shard, 0, 0, "", tuple(rejects))
-    write_json(mark_path(folder, shard), {**asdict(mark)})
-    return mark
+    for record in records:
+        if isinstance(record, Reject):
+            rejects.append(record)
+            continue
+        nsamples += 1
+        for extension, data in record.members.items():
+            write(tar_member(f"{record.key}.{extension}", data))
+    write(bytes(2 * BLOCK))
+    write(bytes(-num_bytes % RECORD))  # whole records, as every tar program writes them
+    _flush(file)
+    if not nsamples:
+        return ShardMark(shard, 0, 0, "", tuple(rejects))
+    return ShardMark(shard, nsamples, num_bytes, digest.hexdigest(), tuple(rejects))
 
 
 def mark_path(folder: Path, shard: str) -> Path:
@@ -166,7 +171,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
-def _flush(file: Any) -> None:
+def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 

@@ -59,7 +59,7 @@ def test_a_shard_is_whole_only_with_mark_and_tar_of_its_size(folder: Path) -> No
     assert read_mark(folder, "train-000000") is None
 
 
-def test_a_write_that_dies_leaves_the_old_shard_and_a_leftover_that_goes(folder: Path) -> None:
+def test_a_write_that_fails_leaves_all_as_it_was(folder: Path) -> None:
     before = write_shard(folder, "train-000000", records())
 
     def dies() -> Iterator[Sample | Reject]:
@@ -73,8 +73,15 @@ def test_a_write_that_dies_leaves_the_old_shard_and_a_leftover_that_goes(folder:
     assert read_mark(folder, "train-000000") == before
     assert read_mark(folder, "train-000001") is None
     assert not (folder / "train-000001.tar").exists()
+    assert sorted(p.name for p in folder.rglob("*")) == ["parts", "train-000000.json", "train-000000.tar"]
+
+
+def test_what_a_killed_write_leaves_behind_goes(folder: Path) -> None:
+    write_shard(folder, "train-000000", records())
+    for name in (".train-000001.tar.0123456789ab.tmp", "parts/.train-000000.json.0123456789ab.tmp"):
+        (folder / name).write_bytes(b"half of it")
     assert remove_leftovers(folder) == 2
-    assert sorted(p.name for p in folder.iterdir()) == ["parts", "train-000000.tar"]
+    assert sorted(p.name for p in folder.rglob("*")) == ["parts", "train-000000.json", "train-000000.tar"]
 
 
 def test_a_shard_of_which_nothing_is_left_has_a_mark_and_no_tar(folder: Path) -> None:
