@@ -88,6 +88,7 @@ def _build(config: BuildConfig, plan: Plan, recipe: dict[str, Any]) -> BuildResu
                 made += mark.nsamples
                 progress.advance(sizes[mark.shard])
         seconds = progress.seconds
+        remove_leftovers(folder)  # of workers that died on the way, and whose shards others made
     ordered = [marks[shard] for shard in plan.shards]
     result = _result(folder, plan, ordered, kept, made, seconds)
     write_rejects(folder, result.rejects)

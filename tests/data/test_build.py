@@ -187,6 +187,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(
     assert driver.returncode == 0, errors
     assert digests(out) == expected
     assert f"in {len(expected)} shards" in said
+    assert not list(out.rglob("*.tmp"))
 
 
 def test_a_photo_of_several_samples_stays_in_one_shard(drawn: DrawnSet, tmp_path: Path) -> None:
