@@ -80,12 +80,12 @@ def _photo(
         width=int(image["width"]),
         height=int(image["height"]),
         instances=tuple(instances),
-        license=file.licenses.get(image.get("license"), ""),
+        license=file.licenses.get(str(image.get("license")), ""),
         url=str(image.get("coco_url") or image.get("flickr_url") or ""),
     )
 
 
-def read_instance(annotation: dict[str, Any], categories: dict[Any, str]) -> Instance:
+def read_instance(annotation: dict[str, Any], categories: dict[str, str]) -> Instance:
     """One element of `annotations`. Raises `ValueError` that says which key is missing or unfit."""
     for key in ("id", "bbox", "area", "category_id", "segmentation"):
         if key not in annotation:
@@ -99,7 +99,7 @@ def read_instance(annotation: dict[str, Any], categories: dict[Any, str]) -> Ins
         raise ValueError("`bbox` is not [x, y, width, height] or `area` is not a number") from None
     if not all(map(math.isfinite, (x, y, width, height, area))) or min(width, height, area) < 0:
         raise ValueError("`bbox` or `area` is not finite and at least 0")
-    category = categories.get(annotation["category_id"])
+    category = categories.get(str(annotation["category_id"]))
     if category is None:
         raise ValueError(f"`category_id` {annotation['category_id']} is not in `categories`")
     return Instance(
@@ -156,9 +156,9 @@ class AnnotationFile:
         if not self._image_spans or not spans:
             empty = "images" if not self._image_spans else "annotations"
             raise UserError(f"annotations: {path} has an empty list `{empty}`; there is nothing to build from")
-        self.categories = {c.get("id"): str(c.get("name", "")) for c in map(self.load, places["categories"])}
+        self.categories = {str(c.get("id")): str(c.get("name", "")) for c in map(self.load, places["categories"])}
         licenses = map(self.load, places["licenses"])
-        self.licenses = {item.get("id"): str(item.get("url") or item.get("name") or "") for item in licenses}
+        self.licenses = {str(item.get("id")): str(item.get("url") or item.get("name") or "") for item in licenses}
         # Annotations come in any order: sorted by photo, stable, as three columns of numbers.
         image_ids = [self._image_id(span) for span in spans]
         self._ids, codes = np.unique(np.array(image_ids, dtype=str), return_inverse=True)

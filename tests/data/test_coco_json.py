@@ -77,7 +77,7 @@ def test_each_loss_is_a_reject_beside_its_neighbours(tmp_path: Path) -> None:
         first = [a for a in document["annotations"] if a["image_id"] == 1000]
         del first[0]["area"]
         first[1]["bbox"] = [1, 2, float("nan"), 4]  # as Python's json writes it
-        first[2]["category_id"] = 99
+        first[2]["category_id"] = [1]
         document["annotations"].append({**first[3], "id": 5, "image_id": 77})
 
     drawn.rewrite(damage)
