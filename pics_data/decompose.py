@@ -160,11 +160,16 @@ def _meta(
 
 
 def front_object(front: Any) -> int | None:
-    """The one object that is in front wherever whole objects meet; None if none is, or each is somewhere."""
+    """The object that is in front where whole objects meet, if it is on at least 90 % of those pixels, else None.
+
+    Not on all: objects that touch share pixels along the seam, where either may win.
+    """
     if front is None:
         return None
-    found = np.unique(front[front >= 0])
-    return int(found[0]) if len(found) == 1 else None
+    counts = np.bincount(front[front >= 0])
+    if not len(counts) or counts.max() < 0.9 * counts.sum():
+        return None
+    return int(counts.argmax())
 
 
 def output_size(height: int, width: int, longest: int) -> tuple[int, int]:

@@ -168,8 +168,11 @@ def _assign_shards(rows: list[dict[str, Any]], shard_samples: int) -> None:
 
 
 def _row(photo: Photo, i: int, j: int, iou: float, config: BuildConfig) -> dict[str, Any]:
-    pair = (photo.instances[i], photo.instances[j])
+    pair = [photo.instances[i], photo.instances[j]]
     key = sample_key(photo, pair)
+    # Sources list objects in an order of their own (scenes: often from back to front), which must not tell anything.
+    if _uniform(f"order/{config.seed}/{key}") < 0.5:
+        pair.reverse()
     return {
         "order": hashlib.sha256(f"order/{config.seed}/{photo.id}".encode()).digest(),
         "key": key,

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pics_common.errors import UserError
+from pics_model.optimizer import Optimizer
 from pics_model.pipeline import PICSPipeline
 
 FORMAT = 1
@@ -34,9 +34,7 @@ class TrainState:
     format: int = FORMAT
 
 
-def save_checkpoint(
-    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, keep: int
-) -> Path:
+def save_checkpoint(run: Path, model: nn.Module, optimizer: Optimizer, state: TrainState, keep: int) -> Path:
     """Writes `checkpoints/<samples>` of a run atomically and removes all but the newest `keep`."""
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +44,7 @@ def save_checkpoint(
     save_file(
         {name: t.detach().contiguous() for name, t in model.state_dict().items()}, partial / "weights.safetensors"
     )
-    save_file(_flatten(optimizer), partial / "optimizer.safetensors")
+    save_file(optimizer.tensors(), partial / "optimizer.safetensors")
     (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
     for file in partial.iterdir():
         _sync(file)
@@ -76,7 +74,7 @@ def read_state(checkpoint: Path) -> TrainState:
     return state
 
 
-def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Puts a checkpoint's tensors into model and optimizer. Raises `UserError` naming file and key if one differs."""
     path = checkpoint / "weights.safetensors"
     found = _load(path)
@@ -87,12 +85,8 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
             shapes = f"{list(found[name].shape)}, expected {list(weight.shape)}"
             raise UserError(f"checkpoint {path}: weight `{name}` is {shapes}; was it made with another preset?")
     model.load_state_dict(found)
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for name, tensor in _load(checkpoint / "optimizer.safetensors").items():
-        index, _, key = name.partition(".")
-        state["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(state)
+    path = checkpoint / "optimizer.safetensors"
+    optimizer.load(_load(path), str(path))
 
 
 def save_snapshot(run: Path, pipeline: PICSPipeline) -> Path:
@@ -106,11 +100,6 @@ def save_snapshot(run: Path, pipeline: PICSPipeline) -> Path:
     partial.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     return final
-
-
-def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": t.detach().contiguous() for i, entry in state.items() for key, t in entry.items()}
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -58,7 +58,8 @@ def load_model(folder: Path) -> PICSPipeline:
     if not found:
         raise UserError(f"--model {folder}: no model_index.json here or in model/; expected a run or a saved model")
     try:
-        return PICSPipeline.from_pretrained(found[0])
+        # The defaults announce a package that is not needed, and draw a bar for a load of a second.
+        return PICSPipeline.from_pretrained(found[0], low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise UserError(f"--model {found[0]}: cannot be loaded ({error})") from None
 

@@ -29,8 +29,7 @@ from pics_model.framing import (
     tight_box,
     to_frame,
 )
-
-EMPTY = (255, 255, 255, 0)  # RGBA of nothing, on white
+from pics_model.object_picture import EMPTY, PlacedCutout
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,9 @@ class FramingSettings:
     margin_min: float = 1.1
     margin_max: float = 1.4
     """An object picture shows the object's box enlarged by a factor between these; in inference by their mean."""
+    snap: int = 0
+    """0, or a patch's side in model pixels: then object pictures are shown at the frame's own scale with their patches
+    on its grid of patches, and the margins do not matter."""
     flip: float = 0.0
     """Chance that a training sample is mirrored as a whole."""
 
@@ -65,6 +67,11 @@ class FramingSettings:
         if not 1 <= self.margin_min <= self.margin_max:
             raise UserError(
                 f"framing: expected 1 <= margin_min <= margin_max, found {self.margin_min}, {self.margin_max}"
+            )
+        if self.snap and (self.object_resolution % self.snap or self.resolution % self.snap):
+            raise UserError(
+                f"framing: expected snap to divide resolution and object_resolution, "
+                f"found {self.snap}, {self.resolution}, {self.object_resolution}"
             )
 
 
@@ -126,16 +133,20 @@ def compose(example: Example, settings: FramingSettings, rng: np.random.Generato
         grown = [dilate(mask, box, factor) for mask, box, factor in zip(places, tight, factors, strict=True)]
         regions = [_touched(mask, box, frame, size) & valid for mask, box in grown]
     squares = example.squares or [None] * len(places)
-    pictures = [
-        _object_picture(picture, box, square, margin, settings.object_resolution)
-        for picture, box, square, margin in zip(example.objects, tight, squares, margins, strict=True)
-    ]
+    cutouts = [PlacedCutout(*each) for each in zip(example.objects, tight, squares, strict=True)]
+    shown_size = settings.object_resolution
+    if settings.snap:
+        pictures = [cutout.snapped(frame, size, shown_size, settings.snap) for cutout in cutouts]
+    else:
+        pictures = [cutout.cropped(margin, shown_size) for cutout, margin in zip(cutouts, margins, strict=True)]
     inputs = Inputs(
         key=example.key,
         target=target,
         objects=np.stack([picture for picture, _ in pictures]),
         boxes=np.array([to_frame(box, frame) for box in pixel_boxes], np.float32),
-        object_boxes=np.array([to_frame(square, frame) for _, square in pictures], np.float32),
+        object_boxes=np.array(
+            [to_frame((x, y, x + side, y + side), frame) for _, (x, y, side) in pictures], np.float32
+        ),
         regions=np.stack(regions),
         silhouettes=np.stack([_filled(mask, frame, size) for mask in example.masks]),
         valid=valid,
@@ -167,28 +178,6 @@ def _filled(mask: NDArray[np.bool_], frame: Frame, size: int) -> NDArray[np.bool
     inner = cut(mask.view(np.uint8) * np.uint8(255), frame, (0,))
     how = cv2.INTER_AREA if frame.side > size else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(inner, (size, size), interpolation=how) >= 128)
-
-
-def _object_picture(
-    picture: NDArray[np.uint8], box: Box, square: tuple[float, float, float] | None, margin: float, size: int
-) -> tuple[NDArray[np.uint8], tuple[float, float, float, float]]:
-    """Crops an object picture to a square around what its alpha shows, `margin` times its longer side.
-
-    Returns the picture [S, S, 4] and the square of the photo that it shows. Where `square`, what the uncropped
-    picture shows, is not known, the object is taken to lie in the middle of its `box` in the photo, as large as fits.
-    """
-    shown = picture[..., 3] >= 128
-    x0, y0, x1, y1 = tight_box(shown) if shown.any() else (0, 0, picture.shape[1], picture.shape[0])
-    side = max(round(margin * max(x1 - x0, y1 - y0)), 1)
-    crop = Frame((x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side)
-    pixels = resize(cut(picture, crop, EMPTY), size)
-    if square is not None:
-        scale = square[2] / picture.shape[1]
-        left, top = square[0] + crop.x * scale, square[1] + crop.y * scale
-    else:
-        scale = min((box[2] - box[0]) / (x1 - x0), (box[3] - box[1]) / (y1 - y0))
-        left, top = (box[0] + box[2] - side * scale) / 2, (box[1] + box[3] - side * scale) / 2
-    return pixels, (left, top, left + side * scale, top + side * scale)
 
 
 def _mirror(inputs: Inputs) -> Inputs:

@@ -17,7 +17,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from pics_model.placement import PlacementBias, placement_features
+from pics_model.placement import PlacementBias, Places, token_places
 from pics_model.regions import Routing, Rows, route, to_grid
 
 OverlapForm = Literal["blend", "blend_attend"]
@@ -50,7 +50,7 @@ class Interactions:
     keep: bool = False
     readings: list[Reading] | None = None
     _routes: dict[int, Routing] = field(default_factory=dict)
-    _places: dict[int, Tensor] = field(default_factory=dict)
+    _places: dict[int, Places] = field(default_factory=dict)
     _cache: dict[tuple[int, str], Any] = field(default_factory=dict)
 
     def routing(self, num_tokens: int) -> Routing:
@@ -59,11 +59,11 @@ class Interactions:
             self._routes[num_tokens] = route(to_grid(self.regions, math.isqrt(num_tokens)))
         return self._routes[num_tokens]
 
-    def places(self, num_tokens: int) -> Tensor:
-        """[B * K, N, G]: placement features of every token relative to every object's square."""
+    def places(self, num_tokens: int) -> Places:
+        """Where every token lies in every object picture; a row an object of a picture, B * K in all."""
         if num_tokens not in self._places:
             assert self.boxes is not None, "a model with placement needs the objects' boxes"
-            self._places[num_tokens] = placement_features(self.boxes.flatten(0, 1), math.isqrt(num_tokens))
+            self._places[num_tokens] = token_places(self.boxes.flatten(0, 1), math.isqrt(num_tokens))
         return self._places[num_tokens]
 
     def once(self, owner: nn.Module, name: str, make: Callable[[], Any]) -> Any:
@@ -222,7 +222,7 @@ def attend(
     value: Tensor,
     heads: int,
     bias: PlacementBias | None = None,
-    place: Tensor | None = None,
+    place: Places | None = None,
 ) -> Tensor:
     """Multi-head attention of query [R, Q, C] to key and value [R, M, C]; with `bias`, code tokens near the query's
     place in the object picture get larger logits. The bias rides as extra channels of query and key, so that no
@@ -232,18 +232,18 @@ def attend(
     scale = 1 / math.sqrt(width)
     if bias is not None:
         assert place is not None
-        place_q, place_k = bias(place.to(q.dtype), k.shape[2], 1 / scale)
-        q = torch.cat([q, place_q], -1)
-        k = torch.cat([k, place_k.expand(*k.shape[:2], -1, -1)], -1)
+        place_q, place_k = bias(place, k.shape[2], 1 / scale)
+        q = torch.cat([q, place_q.to(q.dtype)], -1)
+        k = torch.cat([k, place_k.to(k.dtype).expand(*k.shape[:2], -1, -1)], -1)
         v = F.pad(v, (0, q.shape[-1] - width))
     out = F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :width]
     return out.transpose(1, 2).flatten(2)
 
 
-def _pick(places: Tensor, rows: Rows, shape: torch.Size) -> Tensor:
-    """[B * K, N, G] -> [B * K, Q, G]: the placement features of each row's own tokens."""
-    local = rows.index % shape[1]
-    return places.gather(1, local[..., None].expand(-1, -1, places.shape[-1]))
+def _pick(places: Places, rows: Rows, shape: torch.Size) -> Places:
+    """The places of each row's own tokens: features [B * K, N, G] -> [B * K, Q, G]."""
+    local = (rows.index % shape[1])[..., None].expand(-1, -1, places.features.shape[-1])
+    return Places(places.features.gather(1, local), places.step)
 
 
 def _softmax_by_owner(logits: Tensor, owner: Tensor, num_owners: int) -> Tensor:

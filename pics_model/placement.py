@@ -8,6 +8,7 @@ outvote it, and the class token has no place. The published model lacks it and m
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,31 +29,51 @@ def grid_centres(size: int, device: torch.device | None = None) -> Tensor:
     return torch.stack([u, v], -1).flatten(0, 1)
 
 
-def placement_features(boxes: Tensor, grid: int) -> Tensor:
-    """Features [R, grid * grid, G] of every scene token relative to boxes [R, 4] (x0, y0, x1, y1; scene in 0..1)."""
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+@dataclass(slots=True)
+class Places:
+    """Where tokens lie in object pictures: `features` [R, T, G], and `step` [R, 2], a token's size in them."""
+
+    features: Tensor
+    step: Tensor
+
+
+def token_places(boxes: Tensor, grid: int) -> Places:
+    """Places of all grid * grid scene tokens relative to boxes [R, 4] (x0, y0, x1, y1; the scene is 0..1)."""
+    low, size = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2]).clamp_min(1e-6)
     # Tokens far outside an object's square are never asked about it; clamping keeps the kernel from wrapping round.
-    places = (grid_centres(grid, boxes.device) - low) / (high - low).clamp_min(1e-6)
-    return fourier(places.clamp(-0.25, 1.25))
+    places = ((grid_centres(grid, boxes.device) - low) / size[:, None]).clamp(-0.25, 1.25)
+    return Places(fourier(places), 1 / (grid * size))
 
 
 class PlacementBias(nn.Module):
-    """Learned weights [heads, frequencies] of the placement kernel, in logit units."""
+    """The placement kernel of each head: learned `weight` [heads, frequencies] in logit units, and learned `offset`
+    [heads, 2] in tokens, by which the head looks beside its token's centre.
+
+    A token stands for several pixels and for several code tokens: heads that start by looking at its four quarters
+    bring it more detail than heads that all look at its centre.
+    """
 
     def __init__(self, heads: int) -> None:
         super().__init__()
-        # Heads start from sharp to broad: the first copies by place alone, the last hardly cares.
-        sharpness = torch.logspace(math.log10(4.0), math.log10(0.25), heads)
-        self.weight = nn.Parameter(sharpness[:, None].repeat(1, len(FREQUENCIES)))
+        self.weight = nn.Parameter(torch.full((heads, len(FREQUENCIES)), 2.0))
+        quarters = torch.tensor([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]])
+        offset = quarters.repeat(heads // 4 + 1, 1)[:heads] if heads > 1 else torch.zeros(1, 2)
+        self.offset = nn.Parameter(offset)
 
-    def forward(self, place: Tensor, num_code_tokens: int, root_width: float) -> tuple[Tensor, Tensor]:
-        """Extra channels for queries [R, heads, Q, G] and keys [1, 1, M, G], for logits scaled by 1 / root_width.
+    def forward(self, places: Places, num_code_tokens: int, root_width: float) -> tuple[Tensor, Tensor]:
+        """Extra channels for queries [R, heads, T, G] and keys [1, 1, M, G], for logits scaled by 1 / root_width.
 
-        `num_code_tokens` M is 1 class token and a square grid of patches.
+        `num_code_tokens` M is 1 class token, which has no place, and a square grid of patches.
         """
         grid = math.isqrt(num_code_tokens - 1)
         assert grid * grid == num_code_tokens - 1, "placement expects codes of one class token and a square of patches"
-        patches = fourier(grid_centres(grid, place.device)).to(place.dtype)
+        patches = fourier(grid_centres(grid, places.features.device))
         keys = torch.cat([patches.new_zeros(1, patches.shape[-1]), patches])
-        weight = self.weight.repeat(1, 4).to(place.dtype) * root_width
-        return place[:, None] * weight[:, None], keys[None, None]
+        # cos(a + b) and sin(a + b) from the features of the token's centre and those of the head's offset.
+        turn = fourier(self.offset * places.step[:, None]).unflatten(-1, (2, 2, -1))[:, :, None]
+        centre = places.features.unflatten(-1, (2, 2, -1))[:, None]
+        cos = centre[..., 0, :] * turn[..., 0, :] - centre[..., 1, :] * turn[..., 1, :]
+        sin = centre[..., 1, :] * turn[..., 0, :] + centre[..., 0, :] * turn[..., 1, :]
+        weight = (self.weight * root_width)[:, None, None, None]
+        queries = (torch.stack([cos, sin], -2) * weight).flatten(-3)
+        return queries, keys[None, None]

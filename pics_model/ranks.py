@@ -39,15 +39,27 @@ def one_process_group(threads: int = 0) -> Iterator[Ranks]:
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    # torchrun sets OMP_NUM_THREADS=1, which leaves cores idle; denormals make CPU steps many times slower.
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+    with _fast_cpu(threads):
+        if size == 1:
+            yield Ranks(0, 1, device)
+            return
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+        try:
+            yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _fast_cpu(threads: int) -> Iterator[None]:
+    """Gives this rank its share of the cores and flushes denormals, which make CPU steps many times slower."""
+    before = torch.get_num_threads()
+    # torchrun sets OMP_NUM_THREADS=1, which leaves cores idle.
+    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(threads or max(1, share))
     torch.set_flush_denormal(True)
-    if size == 1:
-        yield Ranks(0, 1, device)
-        return
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        yield
     finally:
-        dist.destroy_process_group()
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)

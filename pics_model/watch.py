@@ -92,7 +92,7 @@ class Watch:
                 file.write(json.dumps({"step": steps, "samples": steps * self.batch_size, "loss": mean}) + "\n")
             self.board.add_scalar("loss", mean, steps * self.batch_size)
             self.board.add_scalar("gradient_norm", norm.item(), steps * self.batch_size)
-            self.board.add_scalar("learning_rate", rate, steps * self.batch_size)
+            self.board.add_scalar("learning_rate_factor", rate, steps * self.batch_size)
         now = time.monotonic()
         if self.ranks.is_first and (now - self.spoke >= self.every or last):
             self._say(steps, mean, now)

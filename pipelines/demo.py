@@ -109,7 +109,7 @@ def judge(example: Example, made: Path, framing: FramingSettings) -> Judged:
     front = in_front(example, layers, result)
     entry = DemoEntry(
         key=example.key,
-        background_with_holes=np.dstack([_show(holes, show), 255 - 255 * (_show(union * np.uint8(255), show) > 127)]),
+        background_with_holes=np.dstack([_show(holes, show), _show(np.where(union, 0, 255).astype(np.uint8), show)]),
         objects=example.objects,
         result=_show(result, show),
         original=_show(example.photo, show),

@@ -100,6 +100,9 @@ def test_front_is_one_object_or_none() -> None:
     assert front_object(np.full((4, 4), -1, np.int8)) is None
     assert front_object(np.int8([[-1, 1], [1, 1]])) == 1
     assert front_object(np.int8([[-1, 0], [1, 1]])) is None
+    seam = np.ones((4, 5), np.int8)
+    seam[0, 0] = 0
+    assert front_object(seam) == 1
 
 
 def test_scenes_carry_the_truth_about_what_is_hidden() -> None:

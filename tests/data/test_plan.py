@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,6 +165,14 @@ def test_what_went_in_is_counted() -> None:
     assert plan.rejects == [missing, malformed]
     limited = make_plan([missing, *photos(5)], BuildConfig(source="coco", limit=2))
     assert (limited.photos, limited.missing, limited.num_samples) == (3, 1, 2)
+
+
+def test_the_order_of_a_pair_says_nothing_about_the_order_in_the_source() -> None:
+    pair = (Instance("a", "cup", (0, 0, 60, 60), 3600), Instance("b", "pot", (30, 30, 60, 60), 3600))
+    photos = [Photo(f"p{i}", "scenes", "", 100, 100, pair) for i in range(400)]
+    plan = make_plan(photos, BuildConfig(source="scenes"))
+    first = Counter(orjson.loads(row)[0]["id"] for row in plan.table["instances"].to_pylist())
+    assert 150 < first["a"] < 250
 
 
 def test_equal_keys_are_refused() -> None:

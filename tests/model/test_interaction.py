@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pics_model.interaction import InteractionBlock, Interactions
-from pics_model.placement import placement_features
+from pics_model.placement import FREQUENCIES, PlacementBias, fourier, grid_centres, token_places
 from pics_model.regions import route, to_grid
 from tests.model.published import read_published
 
@@ -46,10 +46,9 @@ def dense_attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | Non
     return (logits.softmax(-1) @ v).transpose(0, 1).flatten(1)
 
 
-def dense_place(weight: Tensor, box: Tensor) -> Tensor:
+def dense_place(bias: PlacementBias, box: Tensor) -> Tensor:
     """The placement kernel, term by term: [heads, N, M]."""
-    from pics_model.placement import FREQUENCIES
-
+    weight, offset = bias.weight, bias.offset
     centres = (torch.arange(GRID) + 0.5) / GRID
     patches = (torch.arange(3) + 0.5) / 3
     out = torch.zeros(len(weight), GRID * GRID, M)
@@ -57,8 +56,9 @@ def dense_place(weight: Tensor, box: Tensor) -> Tensor:
         for axis, low, high in ((0, box[0], box[2]), (1, box[1], box[3])):
             place = ((centres - low) / (high - low)).clamp(-0.25, 1.25)
             query = place.repeat(GRID) if axis == 0 else place.repeat_interleave(GRID)
+            query = query + offset[:, axis, None] / GRID / (high - low)
             key = patches.repeat(3) if axis == 0 else patches.repeat_interleave(3)
-            kernel = (2 * math.pi * f * (query[:, None] - key[None])).cos()
+            kernel = (2 * math.pi * f * (query[:, :, None] - key)).cos()
             out[:, :, 1:] += weight[:, i, None, None] * kernel
     return out
 
@@ -75,8 +75,8 @@ def dense_interact(block: InteractionBlock, x: Tensor, objects: Interactions) ->
         for k in range(masks.shape[0]):
             code, a2 = objects.codes[b, k], block.attn2
             box = objects.boxes[b, k]
-            bias2 = dense_place(block.place2.weight, box) if block.place2 else None
-            biasg = dense_place(block.placeg.weight, box) if block.placeg else None
+            bias2 = dense_place(block.place2, box) if block.place2 else None
+            biasg = dense_place(block.placeg, box) if block.placeg else None
             e = dense_attend(a2.to_q(block.norm2(x[b])), a2.to_k(code), a2.to_v(code), block.heads, bias2)
             exclusive.append(a2.to_out[0](e))
             a = dense_attend(query, block.k_proj(block.norm_c(code)), block.v_proj(code), 1, biasg)
@@ -191,9 +191,7 @@ def test_readings_say_who_covers_and_alpha_sums_to_one() -> None:
 
 def test_placement_is_largest_at_the_matching_place() -> None:
     box = torch.tensor([[0.25, 0.0, 0.75, 1.0]])
-    features = placement_features(box, 8)[0]
-    patches = placement_features(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 4)[0]
-    best = (features @ patches.T).argmax(1).view(8, 8)
+    best = (token_places(box, 8).features[0] @ fourier(grid_centres(4)).T).argmax(1).view(8, 8)
     # Scene columns 2 to 5 hold the object picture's columns 0 to 3; two scene rows each of its rows.
     for row in range(8):
         assert best[row, 2:6].tolist() == [4 * (row // 2) + column for column in range(4)]

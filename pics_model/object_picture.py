@@ -1,0 +1,72 @@
+"""An object's picture for the model: a square crop of its cut-out, and which square of the photo that is.
+
+Legend: S is the side of the object picture, R that of the frame's picture, both in model pixels.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pics_model.framing import Box, Frame, cut, resize, tight_box
+
+EMPTY = (255, 255, 255, 0)  # RGBA of nothing, on white
+Square = tuple[float, float, float]  # left, top, side in pixels of the photo
+
+
+class PlacedCutout:
+    """A cut-out [h, w, 4] uint8 and where it lies in the photo: its pixel (u, v) at `origin` + `scale` * (u, v).
+
+    `square` is the part of the photo that the cut-out shows. Where that is not known, what its alpha shows is taken to
+    lie in the middle of the object's `box` in the photo, as large as fits.
+    """
+
+    def __init__(self, picture: NDArray[np.uint8], box: Box, square: Square | None) -> None:
+        self.picture = picture
+        shown = picture[..., 3] >= 128
+        self.tight = tight_box(shown) if shown.any() else (0, 0, picture.shape[1], picture.shape[0])
+        x0, y0, x1, y1 = self.tight
+        if square is not None:
+            self.scale = square[2] / picture.shape[1]
+            self.origin = square[0], square[1]
+        else:
+            self.scale = min((box[2] - box[0]) / (x1 - x0), (box[3] - box[1]) / (y1 - y0))
+            self.origin = (
+                (box[0] + box[2] - (x0 + x1) * self.scale) / 2,
+                (box[1] + box[3] - (y0 + y1) * self.scale) / 2,
+            )
+
+    def cropped(self, margin: float, size: int) -> tuple[NDArray[np.uint8], Square]:
+        """The square around what is shown, `margin` times its longer side; [S, S, 4] and what it shows."""
+        x0, y0, x1, y1 = self.tight
+        side = max(round(margin * max(x1 - x0, y1 - y0)), 1)
+        crop = Frame((x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side)
+        left, top = self.origin[0] + crop.x * self.scale, self.origin[1] + crop.y * self.scale
+        return self._pixels(crop, size), (left, top, side * self.scale)
+
+    def snapped(self, frame: Frame, resolution: int, size: int, grid: int) -> tuple[NDArray[np.uint8], Square]:
+        """A square at the scale of the frame's picture whose corner lies on its grid of `grid` model pixels, so that
+        patches of both pictures lie on each other. A larger object is shown at a half, a third ... of the scale."""
+        pixel = frame.side / resolution  # photo pixels a model pixel
+        x0, y0, x1, y1 = self.tight
+        longer = max(x1 - x0, y1 - y0) * self.scale / pixel
+        # One grid step is lost where the corner is moved onto the grid.
+        factor = max(1, math.ceil(longer / (size - grid)))
+        side = size * factor
+
+        def corner(low: float, high: float, origin: float, start: int) -> float:
+            middle = (origin + (low + high) / 2 * self.scale - start) / pixel
+            return start + round((middle - side / 2) / grid) * grid * pixel
+
+        left = corner(x0, x1, self.origin[0], frame.x)
+        top = corner(y0, y1, self.origin[1], frame.y)
+        # The cut-out is finer than the model's pixels, or nearly so: whole pixels of it are exact enough.
+        crop = Frame(
+            round((left - self.origin[0]) / self.scale),
+            round((top - self.origin[1]) / self.scale),
+            max(round(side * pixel / self.scale), 1),
+        )
+        return self._pixels(crop, size), (left, top, side * pixel)
+
+    def _pixels(self, crop: Frame, size: int) -> NDArray[np.uint8]:
+        return resize(cut(self.picture, crop, EMPTY), size)

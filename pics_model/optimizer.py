@@ -1,0 +1,80 @@
+"""Muon for what is a matrix, AdamW for the rest; or AdamW for all.
+
+Muon (Jordan et al. 2024) gives every direction of a weight matrix the same step, so that fine detail, whose gradients
+are small, is learned along with the coarse: a small model that starts from nothing needs far fewer samples. A
+convolution's kernel is a matrix of [out channels, all its inputs].
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pics_common.errors import UserError
+
+OptimizerKind = Literal["muon", "adamw"]
+
+
+class Optimizer:
+    """The optimiser of `module`'s trainable weights. The weights must not be moved to another device afterwards.
+
+    `learning_rate` is AdamW's, `matrix_rate` Muon's (its steps have unit scale, so it is larger).
+    """
+
+    def __init__(
+        self, module: nn.Module, kind: OptimizerKind, learning_rate: float, matrix_rate: float, weight_decay: float
+    ) -> None:
+        self.weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        matrices = [name for name, weight in self.weights.items() if kind == "muon" and weight.ndim > 1]
+        # torch's Muon takes matrices only: it gets views of the kernels, which share their memory.
+        self.views = {name: nn.Parameter(self.weights[name].detach().flatten(1)) for name in matrices}
+        rest = {name: weight for name, weight in self.weights.items() if name not in self.views}
+        self.parts: list[tuple[torch.optim.Optimizer, float, list[str]]] = []
+        if rest:
+            adamw = torch.optim.AdamW(rest.values(), learning_rate, weight_decay=weight_decay, fused=True)
+            self.parts.append((adamw, learning_rate, list(rest)))
+        if self.views:
+            muon = torch.optim.Muon(self.views.values(), matrix_rate, weight_decay=weight_decay)
+            self.parts.append((muon, matrix_rate, matrices))
+
+    def step(self, factor: float) -> None:
+        """Moves the weights by their gradients, with the learning rates times `factor`, and forgets the gradients."""
+        for name, view in self.views.items():
+            gradient = self.weights[name].grad
+            view.grad = None if gradient is None else gradient.flatten(1)
+        for part, rate, _ in self.parts:
+            for group in part.param_groups:
+                group["lr"] = rate * factor
+            part.step()
+            part.zero_grad(set_to_none=True)
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the optimiser remembers, as `<weight>:<what>`."""
+        out: dict[str, Tensor] = {}
+        for part, _, names in self.parts:
+            for index, entry in part.state_dict()["state"].items():
+                out |= {f"{names[index]}:{what}": value.detach().contiguous() for what, value in entry.items()}
+        return out
+
+    def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Takes over what `tensors` returned. Raises `UserError` naming `source` if it belongs to another optimiser."""
+        known = {name for _, _, names in self.parts for name in names}
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, what = key.rpartition(":")
+            found.setdefault(name, {})[what] = value
+        if found and found.keys() != known:
+            strange = sorted(found.keys() ^ known)[0]
+            raise UserError(f"checkpoint {source}: weight `{strange}` differs; was it made with another preset?")
+        for part, _, names in self.parts:
+            wanted = "momentum_buffer" if isinstance(part, torch.optim.Muon) else "exp_avg"
+            state = part.state_dict()
+            for index, name in enumerate(names):
+                if name in found and wanted not in found[name]:
+                    raise UserError(f"checkpoint {source}: made with another --optimizer")
+                if name in found:
+                    state["state"][index] = found[name]
+            part.load_state_dict(state)
