@@ -143,7 +143,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         batches = iter(stream.batches(steps * config.batch_size))
         while steps < config.steps:
             batch = watch.waiting(batches).to(ranks.device)
-            loss, norm = _step(ddp, optimizer, batch, steps, config)
+            loss, norm = _step(ddp, optimizer, batch, steps, pipeline, config)
             steps += 1
             watch.step(steps, loss, norm, rate(steps - 1, config.warmup, config.steps))
             if ranks.is_first and (steps % config.save_every == 0 or steps == config.steps):
@@ -153,21 +153,26 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         watch.finish(config.out / "model")
 
 
-def _step(ddp: nn.Module, optimizer: Optimizer, batch: Batch, steps: int, config: TrainConfig) -> tuple[Tensor, Tensor]:
+def _step(
+    ddp: nn.Module, optimizer: Optimizer, batch: Batch, steps: int, pipeline: PICSPipeline, config: TrainConfig
+) -> tuple[Tensor, Tensor]:
     """One optimiser step; returns this rank's loss and the gradient's norm before clipping."""
-    device = batch.target.device
-    side = batch.target.shape[1]
-    pipeline = _inner(ddp).pipeline[0]
-    patch = pipeline.config.patch
-    shape = torch.Size((pipeline.backbone.config.latent_channels, side // patch, side // patch))
-    noise, timesteps = draw_noise(batch.seeds, shape, pipeline.scheduler.config.num_train_timesteps, config.timesteps)
-    drop = torch.tensor([(seed >> 8) % 10_000 < config.object_dropout * 10_000 for seed in batch.seeds.tolist()])
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        loss: Tensor = ddp(batch, noise.to(device), timesteps.to(device), drop.to(device))
+    with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=config.bf16):
+        loss: Tensor = ddp(batch, *draw(batch, pipeline, config))
     loss.backward()
     norm = nn.utils.clip_grad_norm_(list(ddp.parameters()), config.clip)
     optimizer.step(rate(steps, config.warmup, config.steps))
     return loss.detach(), norm
+
+
+def draw(batch: Batch, pipeline: PICSPipeline, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """What is random in a step, each sample's from its own seed: noise [B, L, n, n], timesteps [B], and [B] bool,
+    whether it is trained without its object codes."""
+    device, side = batch.target.device, batch.target.shape[1] // pipeline.config.patch
+    shape = torch.Size((pipeline.backbone.config.latent_channels, side, side))
+    noise, timesteps = draw_noise(batch.seeds, shape, pipeline.scheduler.config.num_train_timesteps, config.timesteps)
+    drop = torch.tensor([(seed >> 8) % 10_000 < config.object_dropout * 10_000 for seed in batch.seeds.tolist()])
+    return noise.to(device), timesteps.to(device), drop.to(device)
 
 
 def rate(step: int, warmup: int, total: int) -> float:
@@ -175,12 +180,6 @@ def rate(step: int, warmup: int, total: int) -> float:
     rise = (step + 1) / max(warmup, 1)
     fall = (total - step) / max(total - warmup, 1)
     return max(0.0, min(1.0, rise, fall))
-
-
-def _inner(ddp: nn.Module) -> DenoisingLoss:
-    module = ddp.module if isinstance(ddp, DistributedDataParallel) else ddp
-    assert isinstance(module, DenoisingLoss)
-    return module
 
 
 def _check(config: TrainConfig, ranks: Ranks) -> None:
