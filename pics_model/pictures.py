@@ -1,6 +1,7 @@
 """Encoded pictures -> arrays, with limits: what a shard or a job holds is never trusted."""
 
 import io
+import struct
 import zlib
 from typing import Any
 
@@ -12,26 +13,29 @@ from PIL import Image, ImageOps
 from pics_common.errors import UserError
 
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 20_000  # a long strip is framed in a square of its longer side
 NEAR_WHITE = 245
+# What Pillow's decoders raise on broken files.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is lower, and warns; ours is checked on the header, before decoding
 
 
 def _open(data: bytes, name: str, upright: bool) -> Image.Image:
     """Decodes JPEG, PNG or WebP bytes; `upright` turns the picture as its EXIF says.
 
-    Raises `UserError` that begins with `name` for anything else, for damage, and above `MAX_PIXELS`.
+    Raises `UserError` that begins with `name` for anything else, for damage, and above `MAX_PIXELS` or `MAX_SIDE`.
     """
     try:
         picture: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         width, height = picture.size
-        if width * height <= MAX_PIXELS:
+        if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
             picture.load()
             return ImageOps.exif_transpose(picture) if upright else picture
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: picture too large ({error}); the limit is {MAX_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+    except BROKEN as error:
         what = "not a JPEG, PNG or WebP picture" if "cannot identify" in str(error) else f"broken picture ({error})"
         raise UserError(f"{name}: {what}") from None
-    raise UserError(f"{name}: picture of {width} x {height} pixels; the limit is {MAX_PIXELS:,} pixels")
+    limits = f"the limit is {MAX_PIXELS:,} pixels, {MAX_SIDE:,} a side"
+    raise UserError(f"{name}: picture of {width} x {height} pixels; {limits}")
 
 
 def read_photo(data: bytes, name: str, upright: bool = False) -> NDArray[np.uint8]:

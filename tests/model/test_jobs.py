@@ -170,12 +170,15 @@ BAD_FOLDERS = {
     ),
     "object far above the limit": (
         put("object_0.png", encode(np.zeros((20_001, 10_000), bool), "PNG")),
-        r"object_0.png: picture too large",
+        r"object_0.png: picture of 10000 x 20001 pixels; the limit is 100,000,000",
+    ),
+    "object longer than the limit": (
+        put("object_0.png", encode(np.zeros((1, 20_001), bool), "PNG")),
+        r"object_0.png: picture of 20001 x 1 pixels; the limit is .*, 20,000 a side",
     ),
 }
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", BAD_FOLDERS)
 def test_a_bad_job_is_named_and_the_others_load(tmp_path, name) -> None:
     harm, message = BAD_FOLDERS[name]

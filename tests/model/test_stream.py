@@ -21,6 +21,9 @@ from pics_model.shard_reader import find_shards, open_shards, read_example
 from pics_model.stream import ShardStream, rank_positions, sample_at
 from tests.model.shards_for_tests import encode, make_members, make_scene, write_index, write_shards, write_tar
 
+# More workers than cores are the point of these tests; torch would have fewer.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
 FRAMING = FramingSettings(resolution=32, object_resolution=24)
 SIZES = [5, 1, 7]
 
