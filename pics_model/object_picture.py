@@ -5,12 +5,14 @@ Legend: S is the side of the object picture, R that of the frame's picture, both
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pics_model.framing import Box, Frame, cut, resize, tight_box
 
 EMPTY = (255, 255, 255, 0)  # RGBA of nothing, on white
+MAX_CROP = 4096  # pixels a side of what is cut out before it is resized
 Square = tuple[float, float, float]  # left, top, side in pixels of the photo
 
 
@@ -42,7 +44,7 @@ class PlacedCutout:
         side = max(round(margin * max(x1 - x0, y1 - y0)), 1)
         crop = Frame((x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side)
         left, top = self.origin[0] + crop.x * self.scale, self.origin[1] + crop.y * self.scale
-        return self._pixels(crop, size), (left, top, side * self.scale)
+        return resize(cut(self.picture, crop, EMPTY), size), (left, top, side * self.scale)
 
     def snapped(self, frame: Frame, resolution: int, size: int, grid: int) -> tuple[NDArray[np.uint8], Square]:
         """A square at the scale of the frame's picture whose corner lies on its grid of `grid` model pixels, so that
@@ -60,13 +62,29 @@ class PlacedCutout:
 
         left = corner(x0, x1, self.origin[0], frame.x)
         top = corner(y0, y1, self.origin[1], frame.y)
-        # The cut-out is finer than the model's pixels, or nearly so: whole pixels of it are exact enough.
-        crop = Frame(
-            round((left - self.origin[0]) / self.scale),
-            round((top - self.origin[1]) / self.scale),
-            max(round(side * pixel / self.scale), 1),
-        )
-        return self._pixels(crop, size), (left, top, side * pixel)
+        step = side * pixel / self.scale / size  # pixels of the cut-out a pixel of the object picture
+        start = (left - self.origin[0]) / self.scale, (top - self.origin[1]) / self.scale
+        return self._resampled(start, step, size), (left, top, side * pixel)
 
-    def _pixels(self, crop: Frame, size: int) -> NDArray[np.uint8]:
-        return resize(cut(self.picture, crop, EMPTY), size)
+    def _resampled(self, start: tuple[float, float], step: float, size: int) -> NDArray[np.uint8]:
+        """[S, S, 4] from the corner `start` on, `step` pixels of the cut-out for each of its own."""
+        if step < 2:
+            # Whole pixels of a coarse cut-out would be off by more than a pixel of the object picture.
+            shift = (step - 1) / 2  # OpenCV counts from the centres of pixels
+            move = np.array([[step, 0, start[0] + shift], [0, step, start[1] + shift]])
+            how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            return np.asarray(cv2.warpAffine(self.picture, move, (size, size), flags=how, borderValue=EMPTY), np.uint8)
+        # A fine cut-out of a small object would be padded to a square of gigabytes.
+        fold = math.ceil(step * size / MAX_CROP)
+        crop = Frame(round(start[0] / fold), round(start[1] / fold), round(step * size / fold))
+        return resize(cut(_folded(self.picture, fold), crop, EMPTY), size)
+
+
+def _folded(picture: NDArray[np.uint8], fold: int) -> NDArray[np.uint8]:
+    """Means of `fold` x `fold` pixels each; what lacks to a whole number of them is empty."""
+    if fold == 1:
+        return picture
+    height, width = picture.shape[:2]
+    padded = cv2.copyMakeBorder(picture, 0, -height % fold, 0, -width % fold, cv2.BORDER_CONSTANT, value=EMPTY)
+    size = padded.shape[1] // fold, padded.shape[0] // fold
+    return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
