@@ -66,15 +66,17 @@ class Optimizer:
         for key, value in tensors.items():
             name, _, what = key.rpartition(":")
             found.setdefault(name, {})[what] = value
-        if found and found.keys() != known:
+        if found.keys() != known:
             strange = sorted(found.keys() ^ known)[0]
-            raise UserError(f"checkpoint {source}: weight `{strange}` differs; was it made with another preset?")
+            raise UserError(
+                f"checkpoint {source}: only one of it and the model has weight `{strange}`; "
+                f"was it made with another preset?"
+            )
         for part, _, names in self.parts:
-            wanted = "momentum_buffer" if isinstance(part, torch.optim.Muon) else "exp_avg"
+            wanted, kind = ("momentum_buffer", "adamw") if isinstance(part, torch.optim.Muon) else ("exp_avg", "muon")
             state = part.state_dict()
             for index, name in enumerate(names):
-                if name in found and wanted not in found[name]:
-                    raise UserError(f"checkpoint {source}: made with another --optimizer")
-                if name in found:
-                    state["state"][index] = found[name]
+                if wanted not in found[name]:
+                    raise UserError(f"checkpoint {source}: made with `--optimizer {kind}`; give it to go on")
+                state["state"][index] = found[name]
             part.load_state_dict(state)
