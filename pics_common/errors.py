@@ -11,18 +11,28 @@ class UserError(Exception):
 
 
 def run_command(command: Callable[[], int | None]) -> NoReturn:
-    """Runs a command and ends the process with its exit code: 2 and one line on stderr for a `UserError`."""
+    """Runs a command and ends the process with its exit code: 2 and one line on stderr for a `UserError`.
+
+    So it does for a file that the system refuses (no permission, a full disk): the user's to mend, not a bug.
+    """
     try:
         code = command() or 0
     except UserError as error:
-        message = " ".join(str(error).split())
-        sys.stdout.flush()
-        print(f"error: {message}", file=sys.stderr)
-        code = 2
+        code = _fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = _fail(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _fail(message: str) -> int:
+    sys.stdout.flush()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 def require_file(path: Path, what: str) -> Path:

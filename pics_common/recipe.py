@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +25,36 @@ T = TypeVar("T")
 def parse_recipe(config: type[T], argv: Sequence[str], *, prog: str) -> T:
     """Builds `config` (a dataclass) from `argv`, with `--recipe FILE.yaml` expanded in front.
 
-    Raises `UserError` for a recipe that is missing, is not YAML or holds an unknown key or an unfitting value.
+    Raises `UserError` for a recipe that is missing, is not YAML or holds an unknown key or an unfitting value, and
+    for a command line that does not fit.
     """
     argv, recipe = _take_recipe(list(argv))
     defaults = recipe_to_argv(config, recipe) if recipe else []
-    return tyro.cli(config, args=[*defaults, *argv], prog=prog, description=config.__doc__)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config, args=[*defaults, *argv], prog=prog, description=config.__doc__)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        hint = _nearest_option(config, argv) or f"`{prog} --help` lists the options"
+        raise UserError(f"{_first_part(said.getvalue())}; {hint}") from None
+
+
+def _nearest_option(config: type[Any], argv: Sequence[str]) -> str:
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(config)]
+    options = [prefix + name for name in names for prefix in ("--", "--no-")]
+    for word in argv:
+        if word.startswith("--") and word.partition("=")[0] not in options:
+            close = difflib.get_close_matches(word.partition("=")[0], options, n=1)
+            return f"did you mean `{close[0]}`?" if close else ""
+    return ""
+
+
+def _first_part(box: str) -> str:
+    """What is wrong, out of the box that tyro draws around it: the lines up to its first rule."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    return " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines)).rstrip(".")
 
 
 def _take_recipe(argv: list[str]) -> tuple[list[str], Path | None]:

@@ -142,3 +142,19 @@ def test_required_paths(tmp_path: Path) -> None:
         require_folder(file, "shards")
     with pytest.raises(UserError, match="does not exist; expected a folder"):
         require_folder(tmp_path / "no", "shards")
+
+
+def test_a_refusal_of_the_system_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: (tmp_path / "none").read_bytes() and 0)
+    assert ended.value.code == 2
+    assert capfd.readouterr().err == f"error: {tmp_path / 'none'}: No such file or directory\n"
+
+
+def test_a_command_line_that_does_not_fit_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in ("30", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(UserError, match="--steps"):
+            parse(tmp_path, "flip: true", "--steps", "many")
+        with pytest.raises(UserError, match="did you mean `--learning-rate`"):
+            parse(tmp_path, "flip: true", "--learn-rate", "1")
