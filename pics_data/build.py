@@ -13,7 +13,7 @@ import orjson
 
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
-from pics_data.pipeline import build_shards, engine
+from pics_data.pipeline import build_shards, check_address, engine
 from pics_data.plan import Plan, make_plan, shard_sizes, write_plan
 from pics_data.progress import Progress, say
 from pics_data.records import Photo, Reject
@@ -55,14 +55,26 @@ def build(config: BuildConfig) -> BuildResult:
     `max_reject_fraction`, in which case `rejects.parquet` is there to look at and the index is not written.
     """
     config.check()
-    existing = _existing_recipe(config.out)
+    _check_writable(config.out)
+    _existing_recipe(config.out)
+    check_address(config)
     say(f"planning from {config.source}")
     plan = make_plan(_records(config), config)
     recipe = config.identity()
-    _check_same_build(config.out, existing, recipe, plan)
     config.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(config.out):
+        # Read behind the lock: another build may have come and gone while this one planned.
+        _check_same_build(config.out, _existing_recipe(config.out), recipe, plan)
         return _build(config, plan, recipe)
+
+
+def _check_writable(out: Path) -> None:
+    """Planning may take minutes: a folder that cannot be written to is told before."""
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--out: {nearest} is a file; expected a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"--out: {nearest} cannot be written to; give another --out, or change its permissions")
 
 
 def _build(config: BuildConfig, plan: Plan, recipe: dict[str, Any]) -> BuildResult:
@@ -124,14 +136,15 @@ def _existing_recipe(out: Path) -> dict[str, Any] | None:
     """The recipe that `out` belongs to; None for a folder that is not there or empty."""
     if not out.exists():
         return None
-    if not out.is_dir():
-        raise UserError(f"--out: {out} is a file; expected a folder")
     path = out / "recipe.json"
     if path.is_file():
         try:
-            return orjson.loads(path.read_bytes())
+            existing = orjson.loads(path.read_bytes())
         except orjson.JSONDecodeError:
             raise UserError(f"--out: {path} is not JSON; delete {out} or give another --out") from None
+        if not isinstance(existing, dict) or not isinstance(existing.get("recipe"), dict):
+            raise UserError(f"--out: {path} is not the recipe of a build; delete {out} or give another --out")
+        return existing
     strangers = sorted(p.name for p in out.iterdir() if p.name not in FORMAT_FILES and not p.name.startswith("."))
     if strangers:
         raise UserError(
@@ -145,7 +158,7 @@ def _check_same_build(out: Path, existing: dict[str, Any] | None, recipe: dict[s
     if existing is None:
         return
     mine = orjson.loads(orjson.dumps(recipe))
-    theirs = existing.get("recipe", {})
+    theirs = existing["recipe"]
     differing = [f"{key} {theirs.get(key)} there, {mine.get(key)} here" for key in mine if theirs.get(key) != mine[key]]
     if differing:
         raise UserError(

@@ -52,6 +52,8 @@ def verify_command(config: VerifyConfig) -> int:
 def inspect_command(config: InspectConfig) -> int:
     from pics_data.inspect import inspect_shards
 
+    if config.max_samples < 0:
+        raise UserError(f"--max-samples {config.max_samples}: expected 0 or more")
     print(inspect_shards(require_folder(config.folder, "shards"), config.out, config.max_samples))
     return 0
 
@@ -75,8 +77,16 @@ def run(argv: Sequence[str]) -> int:
         close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"pics-data: unknown command `{argv[0]}`; {hint}")
-    config, command = COMMANDS[argv[0]]
-    return command(parse_recipe(config, argv[1:], prog=f"pics-data {argv[0]}"))
+    config_type, command = COMMANDS[argv[0]]
+    config = parse_recipe(config_type, argv[1:], prog=f"pics-data {argv[0]}")
+    try:
+        return command(config)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("pics_"):
+            raise
+        raise UserError(
+            f"pics-data {argv[0]}: `{error.name}` is not installed; pip install 'pics-compositing[data]' brings it"
+        ) from None
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

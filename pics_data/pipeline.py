@@ -6,6 +6,8 @@ unit of work, of commit and of resume; a worker reads its rows of the plan, and 
 
 import logging
 import os
+import re
+import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from pics_data.records import Reject
 from pics_data.shards import ShardMark, write_shard
 
 MAX_RETRIES = 3  # of a shard whose worker died; Ray's own default here is without end
+CONNECT_SECONDS = 10.0
 GO_ON = "whole shards are kept, run the same command again to go on"
 
 
@@ -30,6 +33,17 @@ def build_shard(number: int, shard: str, folder: Path, config: BuildConfig) -> S
 
     cv2.setNumThreads(1)  # a worker has one CPU: more threads than that only get in each other's way
     return write_shard(folder, shard, decompose_all(read_shard_plan(folder / "plan.parquet", number), config))
+
+
+def check_address(config: BuildConfig) -> None:
+    """Raises `UserError` where nothing answers at `config.address`: Ray itself would try for many minutes."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", config.address or "")
+    if found is None:
+        return  # `auto`, or another word that Ray looks up itself
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address {config.address}: no Ray cluster answers there ({error})") from None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +151,57 @@ def test_only_one_build_writes_to_a_folder(drawn: DrawnSet, tmp_path: Path, capf
     with lock_folder(out):
         assert "another build is writing" in error_of(capfd, *drawn.argv(out))
     assert list(out.iterdir()) == []
+
+
+def test_command_lines_that_do_not_fit(drawn: DrawnSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    good = drawn.argv(tmp_path / "out")
+    for words, message in [
+        (["--pairs-per-photo", "two"], "--pairs-per-photo"),
+        (["--source", "imagenet"], "'coco', 'lvis', 'scenes'"),
+        (["--pair-per-photo", "3"], "did you mean `--pairs-per-photo`?"),
+        (["--min-area"], "--min-area"),
+        (["stray"], "stray; `pics-data build --help`"),
+    ]:
+        assert message in error_of(capfd, *good, *words)
+    assert "PATH" in error_of(capfd, "verify")
+    assert "--max-samples -1" in error_of(capfd, "inspect", str(tmp_path), "--max-samples", "-1")
+
+
+def test_an_output_folder_that_cannot_be(drawn: DrawnSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert f"{drawn.annotations} is a file" in error_of(capfd, *drawn.argv(drawn.annotations / "out"))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "recipe.json").write_text("[]")
+    assert "recipe.json is not the recipe of a build" in error_of(capfd, *drawn.argv(out))
+    assert "/proc/none" in error_of(capfd, *drawn.argv(Path("/proc/none")))
+
+
+def test_an_address_where_nothing_answers(drawn: DrawnSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for address in ("127.0.0.1:9", "nowhere.invalid:1", "ray://127.0.0.1:99999"):
+        assert f"--address {address}" in error_of(capfd, *drawn.argv(tmp_path / "out", "--address", address))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_build_that_came_and_went_during_planning_is_seen(
+    drawn: DrawnSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pics_data import build
+
+    out = tmp_path / "out"
+    plan = build.make_plan
+
+    def plan_while_another_builds(*given: Any) -> Any:
+        out.mkdir()
+        (out / "recipe.json").write_text(json.dumps({"recipe": {"source": "scenes"}, "plan_sha256": ""}))
+        return plan(*given)
+
+    monkeypatch.setattr(build, "make_plan", plan_while_another_builds)
+    assert "source scenes there, coco here" in error_of(capfd, *drawn.argv(out))
+    assert [p.name for p in out.iterdir()] == ["recipe.json"]
+
+
+def test_a_missing_package_says_what_to_install(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "jsonschema", None)
+        patch.delitem(sys.modules, "pics_data.verify", raising=False)
+        assert "pics-compositing[data]" in error_of(capfd, "verify", str(tmp_path))
