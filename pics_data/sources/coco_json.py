@@ -53,18 +53,20 @@ def photos(
                     "give each photo once"
                 )
             seen[photo_id] = file.path
-            yield from _photo(source, file, image, spans, folders.find(file_names(image)))
+            names = file_names(image)
+            path = folders.find(names)
+            if path is None:
+                yield Reject(f"{source}-{photo_id}", "plan", "missing photo", next(filter(None, names), "no file name"))
+            else:
+                yield from _photo(source, file, image, spans, path)
         for photo_id, count in file.orphans(seen):
             yield Reject(f"{source}-{photo_id}", "plan", "not in images", f"{count} annotations in {file.path.name}")
 
 
 def _photo(
-    source: str, file: "AnnotationFile", image: dict[str, Any], spans: list[Span], path: Path | None
+    source: str, file: "AnnotationFile", image: dict[str, Any], spans: list[Span], path: Path
 ) -> Iterator[Photo | Reject]:
     photo_id = str(image["id"])
-    if path is None:
-        yield Reject(f"{source}-{photo_id}", "plan", "missing photo", str(image.get("file_name", "")))
-        return
     instances: list[Instance] = []
     for span in spans:
         annotation = file.load(span)
@@ -172,8 +174,10 @@ class AnnotationFile:
             image = self.load(span)
             if not {"id", "width", "height"} <= image.keys():
                 raise UserError(f"annotations: {self.path}: an element of `images` lacks `id`, `width` or `height`")
-            if not isinstance(image["width"], int) or not isinstance(image["height"], int):
-                raise UserError(f"annotations: {self.path}: image {image['id']}: `width` or `height` is not whole")
+            if not all(isinstance(image[key], int) and 0 < image[key] < 2**31 for key in ("width", "height")):
+                raise UserError(
+                    f"annotations: {self.path}: image {image['id']}: `width` or `height` is not whole or not above 0"
+                )
             i = int(np.searchsorted(self._ids, str(image["id"])))
             if i < len(self._ids) and self._ids[i] == str(image["id"]):
                 rows = self._spans[self._starts[i] : self._starts[i + 1]]
@@ -195,8 +199,11 @@ class AnnotationFile:
         except orjson.JSONDecodeError:
             pass
         try:
-            return json.loads(text)  # slower, but reads the NaN and Infinity that Python's own writer leaves
-        except ValueError as error:
+            # Slower, but reads the NaN and Infinity that Python's own writer leaves.
+            element = json.loads(text, parse_int=_parse_int)
+            json.dumps(element, ensure_ascii=False).encode()  # half a surrogate pair is no text, and none can write it
+            return element
+        except (ValueError, RecursionError) as error:
             raise UserError(f"annotations: {self.path} is not JSON from byte {span[0]} on ({error})") from None
 
     def _image_id(self, span: Span) -> str:
@@ -222,6 +229,13 @@ class AnnotationFile:
             if document[key] not in ([], [0]):
                 raise UserError(f"annotations: {self.path}: `{key}` is not a list of objects as in COCO")
         return {key: spans.get(key, []) for key in (*KEYS, "licenses")}
+
+
+def _parse_int(digits: str) -> int | float:
+    """As orjson reads whole numbers: one that does not fit 64 bits becomes a float, infinite where it must."""
+    if len(digits) <= 20 and -(2**63) <= (value := int(digits)) < 2**64:
+        return value
+    return float(digits)
 
 
 def _split(text: mmap.mmap) -> tuple[dict[str, list[Span]], bytes]:

@@ -7,7 +7,6 @@ v1 names a photo by `coco_url` alone. v0.5 has a `file_name` too, but after the 
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from pics_data.records import Photo, Reject
 from pics_data.sources import coco_json
@@ -20,6 +19,6 @@ def photos(images: Sequence[Path], annotations: Sequence[Path]) -> Iterator[Phot
 
 def file_names(image: dict[str, Any]) -> list[str]:
     """Where a photo may lie under an image folder: with the URL's split folder, without, then by `file_name`."""
-    url = PurePosixPath(urlsplit(str(image.get("coco_url", ""))).path)
+    url = PurePosixPath(str(image.get("coco_url", "")).partition("?")[0])
     name = str(image.get("file_name", ""))
     return ["/".join(url.parts[-2:]), url.name, name, PurePosixPath(name).name]

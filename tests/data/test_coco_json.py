@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pics_common.errors import UserError
+from pics_data.decompose import decompose_all
+from pics_data.plan import make_plan, read_shard_plan, write_plan
 from pics_data.records import Photo, Reject
 from pics_data.sources import coco, lvis
 from pics_data.sources.coco_json import AnnotationFile
@@ -88,6 +90,31 @@ def test_each_loss_is_a_reject_beside_its_neighbours(tmp_path: Path) -> None:
     assert [len(photo.instances) for photo in found if isinstance(photo, Photo)] == [1, 4]
 
 
+def test_numbers_beyond_64_bits_lose_their_annotation_only(tmp_path: Path) -> None:
+    drawn = draw_set(tmp_path, num_photos=2)
+
+    def damage(document: dict[str, Any]) -> None:
+        first = [a for a in document["annotations"] if a["image_id"] == 1000]
+        first[0]["area"] = 10**400
+        first[1]["segmentation"] = [[10**400, 10**19, 3, 4, 5, 6]]
+
+    drawn.rewrite(damage)
+    found = list(coco.photos([drawn.images], [drawn.annotations]))
+    assert [record.reason for record in found if isinstance(record, Reject)] == ["malformed annotation"]
+    plan = make_plan(found, drawn.config(tmp_path / "out", min_area=0.0, pairs_per_photo=9))
+    write_plan(plan, tmp_path / "plan.parquet")
+    made = list(decompose_all(read_shard_plan(tmp_path / "plan.parquet", 0), drawn.config(tmp_path)))
+    assert {record.reason for record in made if isinstance(record, Reject)} <= {"malformed polygon"}
+
+
+def test_a_missing_photo_is_named_as_it_was_looked_for(tmp_path: Path) -> None:
+    drawn = draw_set(tmp_path, num_photos=1)
+    for urls in ("http://x.org/val2017/000000011813.jpg?a=1", "http://[x/val2017/000000011813.jpg"):
+        drawn.rewrite(lambda document, url=urls: document["images"][0].update(coco_url=url, file_name=""))
+        record = next(iter(lvis.photos([drawn.images], [drawn.annotations])))
+        assert record == Reject("lvis-1000", "plan", "missing photo", "val2017/000000011813.jpg")
+
+
 def lvis_photo(tmp_path: Path, image: dict[str, Any], place: str) -> str:
     """Where LVIS' `image` is found if its file lies at `place`."""
     file = tmp_path / "data" / place
@@ -149,6 +176,10 @@ GOOD = '{"images": [{"id": 1, "width": 2, "height": 2}], "annotations": [{"id": 
         (GOOD.replace('"image_id": 1', '"image_id": '), "not JSON"),
         (GOOD.replace(', "width": 2', ""), "lacks `id`, `width` or `height`"),
         (GOOD.replace('"width": 2', '"width": "2"'), "is not whole"),
+        (GOOD.replace('"width": 2', '"width": 0'), "not above 0"),
+        (GOOD.replace('"width": 2', '"width": 1' + "0" * 400), "is not whole"),
+        (GOOD.replace('"image_id": 1', '"image_id": 1, "x": ' + "[" * 5000 + "]" * 5000), "not JSON"),
+        (GOOD.replace('"width": 2', '"width": 2, "x": "\\ud800"'), "not JSON"),
         (GOOD[:-1], "not JSON"),
         (GOOD[:60], "not JSON"),
         (GOOD + "}", "not JSON"),
