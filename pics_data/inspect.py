@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pics_common.errors import UserError
 from pics_common.page import (
@@ -25,6 +24,7 @@ from pics_data.inspect_charts import objects_section, origins_section, relations
 from pics_data.inspect_measure import measure_bare, quality_flags, spread
 from pics_data.inspect_pictures import STYLE, BrokenSampleError, View, broken_card, decode_view, sample_card
 from pics_data.inspect_read import Survey, read_members, survey_folder
+from pics_data.shards import read_rows
 
 NUM_WORST = 4  # samples shown for each thing worth a look
 NUM_SHARDS = 40  # rows of the table of shards
@@ -64,13 +64,7 @@ def inspect_shards(folder: Path, out: Path, max_samples: int = 24) -> Path:
 def _read_rejects(folder: Path) -> list[dict[str, str]] | None:
     """Rows of rejects.parquet, or None where there is none."""
     path = folder / "rejects.parquet"
-    if not path.is_file():
-        return None
-    try:
-        rows: list[dict[str, str]] = pq.read_table(path, columns=["key", "stage", "reason", "detail"]).to_pylist()
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"rejects {path}: cannot be read ({error}); run `pics-data build` again") from None
-    return rows
+    return read_rows(path, ["key", "stage", "reason", "detail"]) if path.is_file() else None
 
 
 def _glance(survey: Survey, rejects: list[dict[str, str]] | None, measured: int) -> Section:

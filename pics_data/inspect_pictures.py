@@ -12,6 +12,7 @@ from PIL import Image
 
 from pics_common.page import Html, data_uri, encode_jpeg, image, number, share, tag
 from pics_data.measure import bounding_box
+from pics_data.photofile import BROKEN, MAX_PIXELS, what_is_wrong
 
 # The objects' colours over a photo; page.css has their like for text (--object-1 ...), legible on paper.
 COLOURS = ((0, 146, 236), (255, 128, 20), (0, 200, 130), (232, 92, 180))
@@ -63,9 +64,11 @@ def _decode(members: Mapping[str, bytes], name: str, mode: str) -> Any:
         raise BrokenSampleError(f"{name} is missing")
     try:
         with Image.open(io.BytesIO(members[name])) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise BrokenSampleError(f"{name} has {picture.width} x {picture.height} pixels, limit {MAX_PIXELS}")
             return np.asarray(picture.convert(mode))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BrokenSampleError(f"{name} cannot be decoded ({error})") from None
+    except BROKEN as error:
+        raise BrokenSampleError(f"{name} cannot be decoded ({what_is_wrong(error)})") from None
 
 
 def _decode_mask(members: Mapping[str, bytes], name: str, shape: tuple[int, int]) -> Any:

@@ -11,10 +11,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pics_data.records import Photo, RejectError
 
-Image.MAX_IMAGE_PIXELS = None  # `read_photo` has its own limit, checked on the header before anything is decoded
+Image.MAX_IMAGE_PIXELS = None  # whoever decodes has a limit of its own, and checks it on the header before
+MAX_PIXELS = 100_000_000  # of a picture in a shard
 ORIENTATION = 0x0112  # EXIF
 # What Pillow's decoders raise on broken files.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+
+
+def what_is_wrong(error: Exception) -> str:
+    """What a `BROKEN` error says to a user."""
+    return "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def read_photo(photo: Photo, max_pixels: int) -> tuple[NDArray[np.uint8], bytes | None]:
@@ -33,10 +39,8 @@ def read_photo(photo: Photo, max_pixels: int) -> tuple[NDArray[np.uint8], bytes 
         raise RejectError("unreadable photo", f"{photo.path}: {error.strerror}") from None
     try:
         image: Image.Image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise RejectError("broken photo", f"{photo.path}: not a picture") from None
     except BROKEN as error:
-        raise RejectError("broken photo", f"{photo.path}: {error}") from None
+        raise RejectError("broken photo", f"{photo.path}: {what_is_wrong(error)}") from None
     width, height = image.size
     if width * height > max_pixels:
         raise RejectError("photo too large", f"{photo.path}: {width} x {height} pixels, limit {max_pixels}")

@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pics_common.errors import UserError
 from pics_data.records import Reject, Sample
 
 BLOCK = 512
@@ -100,10 +101,10 @@ def read_mark(folder: Path, shard: str) -> ShardMark | None:
     """The mark of a shard if the shard is whole: the mark is there and the tar has the size it says."""
     try:
         values = orjson.loads(mark_path(folder, shard).read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        return None
-    rejects = tuple(Reject(**reject) for reject in values.pop("rejects"))
-    mark = ShardMark(**values, rejects=rejects)
+        rejects = tuple(Reject(**reject) for reject in values.pop("rejects"))
+        mark = ShardMark(**values, rejects=rejects)
+    except (FileNotFoundError, orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        return None  # none, or not one that this version writes
     tar = folder / f"{shard}.tar"
     size = tar.stat().st_size if tar.is_file() else 0
     return mark if size == mark.num_bytes else None
@@ -140,6 +141,14 @@ def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
     temporary = _temporary(path)
     pq.write_table(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA), temporary)
     replace(temporary, path)
+
+
+def read_rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+    """Rows of a Parquet file beside the shards. Raises `UserError` where it is damaged or of another kind."""
+    try:
+        return pq.read_table(path, columns=columns).to_pylist()
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:  # pyarrow's errors are of these kinds too
+        raise UserError(f"{path}: cannot be read ({error}); run the same build command again") from None
 
 
 def remove_leftovers(folder: Path) -> int:

@@ -18,16 +18,15 @@ from typing import Any
 import jsonschema
 import numpy as np
 import orjson
-import pyarrow.parquet as pq
 from PIL import Image
 
 from pics_common.errors import UserError
-from pics_data.photofile import BROKEN
+from pics_data.photofile import BROKEN, MAX_PIXELS, what_is_wrong
+from pics_data.shards import read_rows
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 PLAIN_KEY = re.compile(r"[^./\\\x00-\x1f]+")  # published shards: any file stem will do
 MEMBER = re.compile(r"bg\.jpg|meta\.json|front\.png|(obj|mask|full|amodal)\d+\.png|obj\d+_(view|rot)\d+\.png")
-MAX_PIXELS = 100_000_000
 SCHEMA = Path(__file__).with_name("schema.json")
 INDEX_KIND = "wids-shard-index-v1"
 
@@ -95,7 +94,8 @@ def _verify_indexed(folder: Path) -> Verified:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != entry["sha256"]:
             raise UserError(
-                f"{tar}: its bytes have changed: SHA-256 {digest[:12]}..., index.json says {entry['sha256'][:12]}..."
+                f"{tar}: its bytes have changed: SHA-256 {digest[:12]}..., index.json says {entry['sha256'][:12]}...; "
+                "delete it and run the same build command again"
             )
         samples = _verify_tar(tar, seen, own_format=True, split=entry["split"])
         if samples != entry["nsamples"]:
@@ -109,8 +109,8 @@ def _verify_sum(folder: Path, seen: Verified) -> None:
     planned, dropped = folder / "plan.parquet", folder / "rejects.parquet"
     if not planned.is_file() or not dropped.is_file():
         return  # shards that were copied without their papers
-    keys = set(pq.read_table(planned, columns=["key"])["key"].to_pylist())
-    rejects = set(pq.read_table(dropped, columns=["key"])["key"].to_pylist()) & keys
+    keys = {row["key"] for row in read_rows(planned, ["key"])}
+    rejects = {row["key"] for row in read_rows(dropped, ["key"])} & keys
     lost = sorted(keys - rejects - seen.keys)
     if lost:
         raise UserError(f"{planned}: {lost[0]}: planned, but neither in a shard nor in rejects.parquet")
@@ -189,20 +189,23 @@ def read_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 content = file.extractfile(info)
                 assert content is not None
                 members[extension] = content.read()
+            end = file.offset
     except tarfile.TarError as error:
         raise UserError(f"{tar}: {key or 'at its start'}: broken tar ({error})") from None
+    _check_end(tar, end)
     if members:
         yield key, members
-    _check_end(tar)
 
 
-def _check_end(tar: Path) -> None:
-    """A tar cut off between two members reads without an error: only its closing zeros are missing."""
+def _check_end(tar: Path, end: int) -> None:
+    """From byte `end` on, a whole tar is 1024 zeros or more. Python's reader takes any broken header for the end."""
+    if tar.stat().st_size < end + 1024:
+        raise UserError(f"{tar}: ends without the closing zeros of a tar; it was cut off")
     with tar.open("rb") as file:
-        file.seek(0, io.SEEK_END)
-        file.seek(-min(1024, file.tell()), io.SEEK_END)
-        if file.read() != bytes(1024):
-            raise UserError(f"{tar}: ends without the closing zeros of a tar; it was cut off")
+        file.seek(end)
+        while chunk := file.read(2**20):
+            if chunk.strip(b"\0"):
+                raise UserError(f"{tar}: neither a member nor the end of a tar at byte {end}; it is damaged")
 
 
 def _verify_sample(members: dict[str, bytes], *, own_format: bool, split: str) -> None:
@@ -218,6 +221,10 @@ def _verify_sample(members: dict[str, bytes], *, own_format: bool, split: str) -
     for name in needed:
         if name not in members:
             raise DamageError(f"{name}: missing")
+    for name in members:
+        number = re.match(r"[a-z]+(\d+)", name)
+        if number and int(number[1]) >= num_objects:
+            raise DamageError(f"{name}: belongs to no object; the sample has {num_objects}")
     pictures = {name: decode(name, data) for name, data in members.items() if name != "meta.json"}
     size = pictures["bg.jpg"].shape[:2]
     for name, pixels in pictures.items():
@@ -236,7 +243,7 @@ def decode(name: str, data: bytes) -> Any:
             raise DamageError(f"{name}: {image.width} x {image.height} pixels, limit {MAX_PIXELS}")
         image.load()
     except BROKEN as error:
-        raise DamageError(f"{name}: does not decode ({error})") from None
+        raise DamageError(f"{name}: does not decode ({what_is_wrong(error)})") from None
     return np.asarray(image)
 
 
@@ -280,6 +287,9 @@ def _verify_meta(data: bytes, pictures: dict[str, Any], num_objects: int, split:
         raise DamageError(f"meta.json: speaks of {len(meta['objects'])} objects; the sample has {num_objects}")
     if tuple(meta["size"]) != pictures["bg.jpg"].shape[:2]:
         raise DamageError(f"meta.json: `size` {meta['size']}; the photo has {list(pictures['bg.jpg'].shape[:2])}")
+    front = meta["relation"]["front"]
+    if front is not None and not 0 <= front < num_objects:
+        raise DamageError(f"meta.json: `front` is object {front}; the sample has {num_objects}")
     if split and meta["split"] != split:
         raise DamageError(f"meta.json: `split` {meta['split']} in a shard of {split}")
     for i, item in enumerate(meta["objects"]):

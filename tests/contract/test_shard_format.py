@@ -145,6 +145,20 @@ def test_published_shards_are_verified_as_they_are(tmp_path: Path) -> None:
         verify(tmp_path)
 
 
+def test_a_broken_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    tar = published(tmp_path)
+    whole = tar.read_bytes()
+    with tarfile.open(tar) as file:
+        offsets = [info.offset for info in file]
+    for offset in offsets[1:]:
+        tar.write_bytes(whole[:offset] + b"\x01" + whole[offset + 1 :])
+        with pytest.raises(UserError, match="neither a member nor the end"):
+            verify(tmp_path)
+    tar.write_bytes(whole + whole)
+    with pytest.raises(UserError, match="neither a member nor the end"):
+        verify(tmp_path)
+
+
 def members_of(tar: Path) -> Iterator[tuple[str, bytes]]:
     for key, members in read_samples(tar):
         for extension, data in members.items():
@@ -239,6 +253,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "another size in the metadata": (edit_meta(size=[1, 2]), "`size`"),
     "objects forgotten": (put(".meta.json", first_object_only), "speaks of 1 objects"),
     "metadata of another mask": (put(".meta.json", lambda d: d.replace(b'"area":0.', b'"area":0.9')), "`area`"),
+    "a mask of no object": (rewritten(lambda n, d: [(n, d)] + [(n.replace("mask1", "mask2"), d)] * ("mask1" in n)),
+                            "mask2.png: belongs to no object"),
+    "a front that is no object": (put(".meta.json", lambda d: d.replace(b'"front":null', b'"front":2')), "`front`"),
+    "no picture at all": (put(".bg.jpg", lambda _: b"text"), "bg.jpg: does not decode (not a picture)"),
+    "a plan that is none": (lambda f: (f / "plan.parquet").write_bytes(b"text"), "plan.parquet: cannot be read"),
+    "rejects cut off": (lambda f: (f / "rejects.parquet").write_bytes(b""), "rejects.parquet: cannot be read"),
     "a pickle": (rewritten(lambda n, d: [(n.replace(".mask0.png", ".mask0.pkl"), d)]), "not a member"),
     "a path": (name_as(".meta.json", "../evil.meta.json"), "not a plain file"),
     "an absolute path": (name_as(".meta.json", "/etc/evil.meta.json"), "not a plain file"),

@@ -55,6 +55,9 @@ def test_a_shard_is_whole_only_with_mark_and_tar_of_its_size(folder: Path) -> No
     assert read_mark(folder, "train-000000") is None
     tar.write_bytes(data)
     assert read_mark(folder, "train-000000") is not None
+    for text in ("{}", "[]", '{"rejects": [{"key": 1}]}', "{"):
+        (folder / "parts" / "train-000000.json").write_text(text)
+        assert read_mark(folder, "train-000000") is None
     (folder / "parts" / "train-000000.json").unlink()
     assert read_mark(folder, "train-000000") is None
 
