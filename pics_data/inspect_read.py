@@ -126,7 +126,7 @@ def tar_members(
             size = int(extended.get("size") or _tar_size(header[124:136]))
         except ValueError:
             whole, size = False, 0
-        if not whole:
+        if not whole or size < 0:
             raise UserError(f"shard {path}: not a tar header at byte {offset:,}; build or download it again")
         contents = offset + BLOCK
         offset = contents + (size + BLOCK - 1) // BLOCK * BLOCK
@@ -191,7 +191,7 @@ def _survey_shard(survey: Survey, path: Path, shard: int, report: Any) -> None:
                 data, has_meta = file.read(size), True
                 try:
                     add_meta(survey, len(survey.keys) - 1, orjson.loads(data))
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
                     why = f"lacks {error}" if isinstance(error, KeyError) else str(error)
                     hint = "expected shards/schema.json; `pics-data verify` says more"
                     raise UserError(f"shard {path}: {key}.meta.json {why}; {hint}") from None
@@ -202,8 +202,8 @@ def _survey_shard(survey: Survey, path: Path, shard: int, report: Any) -> None:
 def add_meta(survey: Survey, index: int, meta: dict[str, Any]) -> None:
     """Adds the numbers of one meta.json (see shards/schema.json) to the columns.
 
-    Raises KeyError, TypeError, ValueError or AttributeError where it is not what the schema says, as far as the page
-    depends on it.
+    Raises KeyError, TypeError, ValueError, AttributeError or ZeroDivisionError where it is not what the schema says, as
+    far as the page depends on it.
     """
     if missing := {"source", "split", "size"} - meta.keys():
         raise KeyError(min(missing))

@@ -206,6 +206,14 @@ def test_damage_anywhere_is_a_clear_error_or_a_page(
         page_of(folder)
 
 
+def test_a_size_below_zero_does_not_lead_round_in_circles(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.bg.jpg")
+    info.pax_headers = {"size": "-1024"}
+    (tmp_path / "train-000000.tar").write_bytes(info.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+    with pytest.raises(UserError, match="not a tar header"):
+        survey_folder(tmp_path)
+
+
 def test_folders_without_shards(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing does not exist"):
         inspect_shards(tmp_path / "missing", tmp_path / "page.html")
@@ -223,6 +231,7 @@ def test_folders_without_shards(tmp_path: Path) -> None:
         (b"{", "unexpected end"),
         (b"[]", "has no attribute"),
         (b'{"source": "s", "split": "train"}', "lacks 'size'"),
+        (re.sub(rb'"size": \[[^]]*\]', b'"size": [0, 0]', sample("b")["b.meta.json"]), "division by zero"),
         (sample("b")["b.meta.json"].replace(b'"area": 0.', b'"area": 5.'), "says objects: area 5."),
     ],
 )
