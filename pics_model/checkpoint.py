@@ -20,26 +20,29 @@ from pics_common.errors import UserError
 from pics_model.optimizer import Optimizer
 from pics_model.pipeline import PICSPipeline
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """What a run must know to go on, besides tensors: the clock is `samples`, all else is a function of it."""
+    """What a run must know to go on, besides tensors: the clock is `samples`, all else is a function of it.
+
+    `preset` are all values of the preset, `settings` those of the command, both as JSON.
+    """
 
     samples: int
-    steps: int
-    preset: str
+    preset: dict[str, Any]
     settings: dict[str, Any]
     format: int = FORMAT
 
 
 def save_checkpoint(run: Path, model: nn.Module, optimizer: Optimizer, state: TrainState, keep: int) -> Path:
-    """Writes `checkpoints/<samples>` of a run atomically and removes all but the newest `keep`."""
+    """Writes `checkpoints/<samples>` of a run atomically and removes all but the newest `keep`, at least 1."""
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     final, partial = folder / f"{state.samples:012d}", folder / f".{state.samples:012d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".*"):  # of a run that was killed
+        shutil.rmtree(left)
     partial.mkdir()
     save_file(
         {name: t.detach().contiguous() for name, t in model.state_dict().items()}, partial / "weights.safetensors"
@@ -53,7 +56,8 @@ def save_checkpoint(run: Path, model: nn.Module, optimizer: Optimizer, state: Tr
     partial.rename(final)
     _sync(folder)
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        # Hidden first: one that is half removed would look whole.
+        shutil.rmtree(old.rename(folder / f".{old.name}.old"))
     return final
 
 
@@ -66,24 +70,28 @@ def read_state(checkpoint: Path) -> TrainState:
     """Raises `UserError` if `state.json` is not one of ours."""
     path = checkpoint / "state.json"
     try:
-        state = TrainState(**json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise UserError(f"checkpoint {path}: not a training state; remove this folder to resume before it") from None
-    if state.format != FORMAT:
-        raise UserError(f"checkpoint {path}: format {state.format}, expected {FORMAT}; use the version that wrote it")
-    return state
+        values = json.loads(path.read_text())
+        if values["format"] != FORMAT:
+            raise UserError(
+                f"checkpoint {path}: format {values['format']}, expected {FORMAT}; use the version that wrote it"
+            )
+        return TrainState(**values)
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"checkpoint {path}: not a training state; remove its folder to resume from before") from None
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Puts a checkpoint's tensors into model and optimizer. Raises `UserError` naming file and key if one differs."""
     path = checkpoint / "weights.safetensors"
     found = _load(path)
-    for name, weight in model.state_dict().items():
-        if name not in found:
-            raise UserError(f"checkpoint {path}: no weight `{name}`; was it made with another preset?")
-        if found[name].shape != weight.shape:
-            shapes = f"{list(found[name].shape)}, expected {list(weight.shape)}"
-            raise UserError(f"checkpoint {path}: weight `{name}` is {shapes}; was it made with another preset?")
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | found.keys()):
+        shapes = [list(tensors[name].shape) if name in tensors else "absent" for tensors in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"checkpoint {path}: weight `{name}` is {shapes[0]}, expected {shapes[1]}; "
+                f"was it made with another preset?"
+            )
     model.load_state_dict(found)
     path = checkpoint / "optimizer.safetensors"
     optimizer.load(_load(path), str(path))
@@ -106,9 +114,7 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"checkpoint {path}: unreadable ({error}); remove its folder to resume from one before"
-        ) from None
+        raise UserError(f"checkpoint {path}: unreadable ({error}); remove its folder to resume from before") from None
 
 
 def _sync(path: Path) -> None:

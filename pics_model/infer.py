@@ -5,17 +5,20 @@ A job's picture depends on the model, the job and `--seed` only: its noise is dr
 
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import cv2
 import numpy as np
 import torch
+from diffusers.utils import logging
 from numpy.typing import NDArray
 
 from pics_common.errors import UserError, require_folder, run_command
@@ -25,6 +28,7 @@ from pics_model.examples import Example
 from pics_model.jobs import Job, JobError, load_job, read_jobs
 from pics_model.pipeline import PICSPipeline
 from pics_model.ranks import one_process_group
+from pics_model.settings import require_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,26 @@ class InferConfig:
     guidance: float | None = None
     """Classifier-free guidance; the model's own if not given, 1 is none."""
     seed: int = 0
+    threads: int = 0
+    """CPU threads; 0 takes all cores."""
     limit: int | None = None
     """At most so many jobs, the first in order."""
     split: Literal["train", "val", "all"] = "all"
     """Which samples of shards to compose."""
     cutouts: Literal["visible", "full"] = "visible"
     """Object pictures of shards: as far as the photo shows them, or whole where the shards know it."""
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self,
+            {
+                "batch_size": (1, math.inf),
+                "steps": (1, math.inf),
+                "guidance": (0, 1000),
+                "threads": (0, math.inf),
+                "limit": (1, math.inf),
+            },
+        )
 
 
 def load_model(folder: Path) -> PICSPipeline:
@@ -58,10 +76,28 @@ def load_model(folder: Path) -> PICSPipeline:
     if not found:
         raise UserError(f"--model {folder}: no model_index.json here or in model/; expected a run or a saved model")
     try:
-        # The defaults announce a package that is not needed, and draw a bar for a load of a second.
-        return PICSPipeline.from_pretrained(found[0], low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"--model {found[0]}: cannot be loaded ({error})") from None
+        with _quiet_diffusers():
+            # Safetensors only: without them diffusers would go on to pickles. The other default announces a package
+            # that is not needed.
+            pipeline = PICSPipeline.from_pretrained(found[0], use_safetensors=True, low_cpu_mem_usage=False)
+        pipeline.framing  # noqa: B018  # refuses settings that cannot work
+    except (UserError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
+        raise UserError(f"--model {found[0]}: cannot be loaded ({error}); save or fetch it again") from None
+    return pipeline
+
+
+@contextmanager
+def _quiet_diffusers() -> Iterator[None]:
+    """Without its bar for a load of a second, and its own words on an error that is told in one line."""
+    had_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()
 
 
 def job_seed(seed: int, name: str) -> int:
@@ -98,32 +134,49 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
 
 def run(config: InferConfig, pipeline: PICSPipeline, jobs: Sequence[Job]) -> int:
     """Composes all jobs into `config.out`; returns how many could not be."""
-    config.out.mkdir(parents=True, exist_ok=True)
+    path = config.out / "results.jsonl"
     failed, start = 0, time.monotonic()
-    lines: list[dict[str, object]] = []
-    for number, (job, outcome) in enumerate(compose_jobs(pipeline, jobs, config), 1):
-        if isinstance(outcome, JobError):
-            failed += 1
-            print(f"error: {outcome}", file=sys.stderr)
-            lines.append({"job": job.name, "status": "failed", "error": str(outcome)})
-        else:
-            write_atomic(config.out / f"{job.name}.png", encode_png(outcome))
-            facts = {"seed": job_seed(config.seed, job.name), "size": list(outcome.shape[:2])}
-            lines.append({"job": job.name, "status": "ok", "picture": f"{job.name}.png", **facts})
-        if number % config.batch_size == 0 or number == len(jobs):
-            pace = number / (time.monotonic() - start)
-            print(f"composed {number}/{len(jobs)}  {pace:.1f}/s  {(len(jobs) - number) / pace:.0f} s left", flush=True)
-    write_atomic(config.out / "results.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    print(f"{len(jobs) - failed} pictures, {failed} jobs failed: {config.out / 'results.jsonl'}")
+    # A line is written once its picture is whole, so that after an interruption the file tells what there is.
+    with _open_results(path) as results:
+        for number, (job, outcome) in enumerate(compose_jobs(pipeline, jobs, config), 1):
+            line: dict[str, object] = {"job": job.name}
+            if isinstance(outcome, JobError):
+                failed += 1
+                print(f"error: {outcome}", file=sys.stderr)
+                line |= {"status": "failed", "error": str(outcome)}
+            else:
+                picture = f"{job.name}.png"
+                write_atomic(config.out / picture, encode_png(outcome))
+                size = list(outcome.shape[:2])
+                line |= {"status": "ok", "picture": picture, "seed": job_seed(config.seed, job.name), "size": size}
+            results.write(json.dumps(line) + "\n")
+            results.flush()
+            if number % config.batch_size == 0 or number == len(jobs):
+                pace = number / (time.monotonic() - start)
+                left = (len(jobs) - number) / pace
+                print(f"composed {number}/{len(jobs)}  {pace:.1f}/s  {left:.0f} s left", flush=True)
+    print(f"{len(jobs) - failed} pictures, {failed} jobs failed: {path}")
     return failed
+
+
+def _open_results(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {path.parent}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; 1 if a job failed. Raises `UserError` for what the user can mend."""
     config = parse_recipe(InferConfig, sys.argv[1:] if argv is None else argv, prog="pics_model.infer")
     jobs = list(islice(read_jobs(config.jobs, config.split, config.cutouts == "full"), config.limit))
-    with one_process_group() as ranks, torch.inference_mode():
-        return 1 if run(config, load_model(config.model).to(ranks.device), jobs) else 0
+    with one_process_group(config.threads) as ranks, torch.inference_mode():
+        pipeline = load_model(config.model).to(ranks.device)
+        most = pipeline.scheduler.config.num_train_timesteps
+        if config.steps is not None and config.steps > most:
+            raise UserError(f"--steps {config.steps}: the model in {config.model} has {most} timesteps; expected fewer")
+        return 1 if run(config, pipeline, jobs) else 0
 
 
 if __name__ == "__main__":

@@ -59,6 +59,9 @@ class FramingSettings:
     """Chance that a training sample is mirrored as a whole."""
 
     def __post_init__(self) -> None:
+        for name, known in (("frame", ("photo", "pair")), ("region", ("box", "silhouette"))):
+            if getattr(self, name) not in known:
+                raise UserError(f"framing: {name} is {getattr(self, name)!r}; expected {' or '.join(known)}")
         if not 1 <= self.enlarge_min <= self.enlarge_max <= self.context:
             raise UserError(
                 f"framing: expected 1 <= enlarge_min <= enlarge_max <= context, "

@@ -12,9 +12,9 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pics_model.backbone import Backbone, latent_to_pixels, pixels_to_latent
+from pics_model.backbone import Backbone, latent_to_pixels
 from pics_model.examples import Example
-from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, paste_back, to_signed
+from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, paste_back
 from pics_model.interaction import Interactions
 from pics_model.object_encoder import ConvObjectEncoder
 
@@ -55,7 +55,8 @@ class PICSPipeline(DiffusionPipeline):
         self, batch: Batch, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
         """Pictures [B, 3, R, R] in [-1, 1] for a batch on this pipeline's device; each depends on its own seed only."""
-        steps, guidance = steps or self.config.steps, self.config.guidance if guidance is None else guidance
+        steps = self.config.steps if steps is None else steps
+        guidance = self.config.guidance if guidance is None else guidance
         where = hint(batch.target, batch.regions, batch.valid)
         objects = self.encode(batch)
         if guidance != 1.0:
@@ -103,6 +104,3 @@ def object_pixels(objects: Tensor) -> Tensor:
     """RGBA [B, S, S, 4] uint8 -> [B, 4, S, S] float: RGB in [-1, 1], alpha in [0, 1]."""
     scaled = objects.permute(0, 3, 1, 2).float() / 255
     return torch.cat([scaled[:, :3] * 2 - 1, scaled[:, 3:]], 1)
-
-
-__all__ = ["PICSPipeline", "object_pixels", "pixels_to_latent", "to_signed"]

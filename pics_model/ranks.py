@@ -1,13 +1,20 @@
 """The processes of a run: one, or as many as torchrun started; threads, device and the numbers' own traps set."""
 
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pics_common.errors import UserError
+
+# Ranks exchange more than gradients only so often: at a number of steps and not a time, as their clocks differ.
+STEPS_BETWEEN_TALKS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +37,21 @@ class Ranks:
             dist.all_reduce(value)
         return value.item() / self.size
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank; every rank must call it."""
+        return self.mean(torch.tensor(float(flag), device=self.device)) > 0
+
 
 @contextmanager
 def one_process_group(threads: int = 0) -> Iterator[Ranks]:
-    """Joins the ranks that torchrun started (gloo on CPU, nccl on GPUs), or is alone; leaves them at the end."""
+    """Joins the ranks that torchrun started (gloo on CPU, nccl on GPUs), or is alone; leaves them at the end.
+
+    Raises `UserError` if there are more ranks than GPUs.
+    """
     size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     cuda = torch.cuda.is_available()
+    if cuda and local >= torch.cuda.device_count():
+        raise UserError(f"--nproc-per-node: more processes than the {torch.cuda.device_count()} GPUs of this machine")
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -63,3 +79,18 @@ def _fast_cpu(threads: int) -> Iterator[None]:
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(before)
+
+
+@contextmanager
+def terminations() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM (a machine is taken back, a job's time is up) does not end the process; the function says
+    whether it came. In threads other than the main one, where Python hears no signals, it never does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

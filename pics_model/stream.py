@@ -8,6 +8,7 @@ that resuming needs. What is drawn for a sample depends on seed, epoch and sampl
 """
 
 import multiprocessing
+import signal
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
@@ -132,6 +133,8 @@ def _collate(items: list[Inputs | UserError]) -> Batch | UserError:
 
 
 def _init_worker(_: int) -> None:
+    # Where a whole process group is told to end, the training process needs its workers to finish its step.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

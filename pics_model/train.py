@@ -4,19 +4,20 @@ The clock of a run is `samples`: order of data, noise, timesteps, learning rate 
 settings and of it. So a run continues from a checkpoint as if it had never stopped, and nothing else is kept.
 """
 
-import dataclasses
+import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
+from pics_model.backbone import pixels_to_latent
 from pics_model.checkpoint import (
     TrainState,
     list_checkpoints,
@@ -28,9 +29,10 @@ from pics_model.checkpoint import (
 from pics_model.inputs import Batch, hint, to_signed
 from pics_model.objectives import TimestepRule, draw_noise, objective_target, weighted_error
 from pics_model.optimizer import Optimizer, OptimizerKind
-from pics_model.pipeline import PICSPipeline, pixels_to_latent
-from pics_model.presets import build, load_preset
-from pics_model.ranks import Ranks, one_process_group
+from pics_model.pipeline import PICSPipeline
+from pics_model.presets import Preset, build, load_preset
+from pics_model.ranks import STEPS_BETWEEN_TALKS, Ranks, one_process_group, terminations
+from pics_model.settings import plain, require_ranges
 from pics_model.stream import ShardStream
 from pics_model.watch import Watch
 
@@ -84,6 +86,29 @@ class TrainConfig:
     resume: bool = False
     """Goes on with the newest checkpoint of `out`, if there is one."""
 
+    def __post_init__(self) -> None:
+        anything = (0, math.inf)
+        require_ranges(
+            self,
+            {
+                "steps": (1, math.inf),
+                "batch_size": (1, math.inf),
+                "matrix_rate": anything,
+                "learning_rate": anything,
+                "warmup": anything,
+                "weight_decay": anything,
+                "clip": (1e-9, math.inf),
+                "background_weight": anything,
+                "object_dropout": (0, 1),
+                "seed": (0, 2**63 - 1),
+                "workers": anything,
+                "threads": anything,
+                "save_every": (1, math.inf),
+                "keep": (1, math.inf),
+                "log_every": anything,
+            },
+        )
+
 
 class DenoisingLoss(nn.Module):
     """One module from batch to loss, so that DDP sees one forward call."""
@@ -110,18 +135,22 @@ class DenoisingLoss(nn.Module):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command. Raises `UserError` for what the user can mend."""
+    """The command; 143 if SIGTERM ended it before its last step. Raises `UserError` for what the user can mend."""
     config = parse_recipe(TrainConfig, sys.argv[1:] if argv is None else argv, prog="pics_model.train")
     with one_process_group(config.threads) as ranks:
-        train(config, ranks)
-    return 0
+        return 0 if train(config, ranks) else 143
 
 
-def train(config: TrainConfig, ranks: Ranks) -> None:
-    """Runs or continues the training that `config` describes."""
+def train(config: TrainConfig, ranks: Ranks) -> bool:
+    """Runs or continues the training that `config` describes; returns whether it came to its end.
+
+    SIGTERM makes it save a checkpoint and stop: after the step at hand, or where ranks must agree on one, within
+    `STEPS_BETWEEN_TALKS`.
+    """
+    preset = load_preset(config.preset)
     _check(config, ranks)
     torch.manual_seed(config.seed)
-    pipeline = build(load_preset(config.preset)).to(ranks.device)
+    pipeline = build(preset).to(ranks.device)
     stream = ShardStream(
         config.shards,
         pipeline.framing,
@@ -136,21 +165,24 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     module = DenoisingLoss(pipeline, config)
     rates = (config.learning_rate, config.matrix_rate)
     optimizer = Optimizer(module, config.optimizer, *rates, config.weight_decay)
-    steps = _resume(config, module, optimizer)
+    steps = _resume(config, preset, module, optimizer)
     ddp = DistributedDataParallel(module) if ranks.size > 1 else module
-    with Watch(config.out, config.steps, config.batch_size, config.log_every, ranks) as watch:
-        watch.start(config, pipeline, stream.num_samples, steps)
+    watch = Watch(config.out, config.steps, config.batch_size, config.log_every, ranks)
+    with watch, terminations() as terminated:
+        watch.start(plain(config), pipeline, stream.num_samples, steps)
         batches = iter(stream.batches(steps * config.batch_size))
-        while steps < config.steps:
+        stopped = False
+        while steps < config.steps and not stopped:
             batch = watch.waiting(batches).to(ranks.device)
             loss, norm = _step(ddp, optimizer, batch, steps, pipeline, config)
             steps += 1
-            watch.step(steps, loss, norm, rate(steps - 1, config.warmup, config.steps))
-            if ranks.is_first and (steps % config.save_every == 0 or steps == config.steps):
-                state = TrainState(steps * config.batch_size, steps, config.preset, _plain(config))
-                save_checkpoint(config.out, module, optimizer, state, config.keep)
-                save_snapshot(config.out, pipeline)
-        watch.finish(config.out / "model")
+            stopped = (ranks.size == 1 or steps % STEPS_BETWEEN_TALKS == 0) and ranks.any(terminated())
+            saving = steps % config.save_every == 0 or steps == config.steps or stopped
+            watch.step(steps, loss, norm, rate(steps - 1, config.warmup, config.steps), saving)
+            if saving and ranks.is_first:
+                _save(config, preset, pipeline, module, optimizer, steps)
+        watch.finish(steps, config.out / "model")
+    return steps >= config.steps
 
 
 def _step(
@@ -189,25 +221,36 @@ def _check(config: TrainConfig, ranks: Ranks) -> None:
         raise UserError(f"--out {config.out} holds a run; --resume continues it, or choose another folder")
 
 
-def _resume(config: TrainConfig, module: nn.Module, optimizer: Optimizer) -> int:
+def _save(
+    config: TrainConfig, preset: Preset, pipeline: PICSPipeline, module: nn.Module, optimizer: Optimizer, steps: int
+) -> None:
+    """The snapshot first: were the run killed between the two, it would save both again."""
+    state = TrainState(steps * config.batch_size, asdict(preset), plain(config))
+    try:
+        save_snapshot(config.out, pipeline)
+        save_checkpoint(config.out, module, optimizer, state, config.keep)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"run {config.out}: cannot be written ({error}); make room for it, then --resume") from None
+
+
+def _resume(config: TrainConfig, preset: Preset, module: nn.Module, optimizer: Optimizer) -> int:
     """Loads the newest checkpoint if asked to; returns the steps done."""
     found = list_checkpoints(config.out) if config.resume else []
     if not found:
         return 0
     state = read_state(found[-1])
-    if state.preset != config.preset:
-        raise UserError(f"checkpoint {found[-1]}: made with preset {state.preset}, --preset says {config.preset}")
+    different = sorted(key for key, value in asdict(preset).items() if state.preset.get(key) != value)
+    if different:
+        raise UserError(
+            f"checkpoint {found[-1]}: made with preset {state.preset.get('name')}, whose `{different[0]}` is not that "
+            f"of --preset {config.preset}; give the preset it was made with, or another --out"
+        )
     if state.samples % config.batch_size:
         raise UserError(
             f"--batch-size {config.batch_size}: {found[-1]} stands at {state.samples} samples, no multiple of it"
         )
     load_checkpoint(found[-1], module, optimizer)
     return state.samples // config.batch_size
-
-
-def _plain(config: TrainConfig) -> dict[str, object]:
-    pairs: Iterator[tuple[str, object]] = iter(dataclasses.asdict(config).items())
-    return {key: str(value) if isinstance(value, Path) else value for key, value in pairs}
 
 
 if __name__ == "__main__":

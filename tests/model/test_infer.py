@@ -1,6 +1,7 @@
 """Inference: one picture a job, the same in any batch, nothing touched outside the regions, bad jobs named."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from PIL import Image
 
 from pics_common.errors import UserError
 from pics_model.checkpoint import save_snapshot
-from pics_model.infer import load_model, main
+from pics_model.infer import InferConfig, load_model, main, run
 from pics_model.inputs import compose, region_union
-from pics_model.jobs import load_job, read_jobs
+from pics_model.jobs import Job, load_job, read_jobs
 from pics_model.presets import build, load_preset
 from tests.model.test_jobs import write_job
 
@@ -35,28 +36,29 @@ def jobs(tmp_path_factory) -> Path:
     return folder
 
 
+def infer(*words: object) -> int:
+    return main([str(word) for word in [*words, "--threads", 1]])
+
+
 def pictures(folder: Path) -> dict[str, np.ndarray]:
     return {path.stem: np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))}
 
 
 def test_a_job_is_the_same_in_any_batch_and_order(model, jobs, tmp_path) -> None:
     for size in (1, 2, 5):
-        line = ["--model", model, "--jobs", jobs, "--out", tmp_path / str(size), "--batch-size", size]
-        assert main([str(word) for word in line]) == 0
+        assert infer("--model", model, "--jobs", jobs, "--out", tmp_path / str(size), "--batch-size", size) == 0
     one = pictures(tmp_path / "1")
     assert len(one) == 5
     for size in (2, 5):
         other = pictures(tmp_path / str(size))
         assert all(np.array_equal(one[name], other[name]) for name in one)
-    alone = ["--model", model, "--jobs", jobs / "job3", "--out", tmp_path / "alone"]
-    assert main([str(word) for word in alone]) == 0
+    assert infer("--model", model, "--jobs", jobs / "job3", "--out", tmp_path / "alone") == 0
     assert np.array_equal(pictures(tmp_path / "alone")["job3"], one["job3"])
 
 
 def test_the_seed_matters_only_inside_the_regions(model, jobs, tmp_path) -> None:
     for seed in (0, 1):
-        line = ["--model", model, "--jobs", jobs, "--out", tmp_path / str(seed), "--seed", seed]
-        assert main([str(word) for word in line]) == 0
+        assert infer("--model", model, "--jobs", jobs, "--out", tmp_path / str(seed), "--seed", seed) == 0
     first, second = pictures(tmp_path / "0"), pictures(tmp_path / "1")
     framing = load_model(model).framing
     for job in read_jobs(jobs):
@@ -73,7 +75,7 @@ def test_a_bad_job_is_named_and_the_others_are_done(model, jobs, tmp_path, capsy
     (tmp_path / "jobs" / "job1" / "object_0.png").unlink()
     (tmp_path / "jobs" / "job4" / "image.jpg").write_bytes(b"no picture")
     out = tmp_path / "out"
-    assert main(["--model", str(model), "--jobs", str(tmp_path / "jobs"), "--out", str(out)]) == 1
+    assert infer("--model", model, "--jobs", tmp_path / "jobs", "--out", out) == 1
     said = capsys.readouterr().err
     assert "job1" in said
     assert "object_0.png" in said
@@ -86,7 +88,7 @@ def test_a_bad_job_is_named_and_the_others_are_done(model, jobs, tmp_path, capsy
 
 def test_shards_are_jobs_too(model, mini_shards, tmp_path) -> None:
     line = ["--model", model, "--jobs", mini_shards, "--split", "val", "--out", tmp_path, "--guidance", 2.0]
-    assert main([str(word) for word in line]) == 0
+    assert infer(*line) == 0
     assert len(pictures(tmp_path)) == 3
 
 
@@ -105,3 +107,71 @@ def test_a_folder_without_a_model_is_one_line(tmp_path, content) -> None:
     with pytest.raises(UserError) as error:
         load_model(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
+        (["--steps", "0"], "--steps 0: expected 1 or more"),
+        (["--steps", "1001"], "--steps 1001: .* has 1000 timesteps"),
+        (["--limit", "0"], "--limit 0: expected 1 or more"),
+        (["--out", __file__], "--out .*test_infer.py: cannot be written"),
+        (["--out", "/dev/null/x"], "--out /dev/null/x: cannot be written"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(model, jobs, tmp_path, more, said) -> None:
+    with pytest.raises(UserError, match=said):
+        infer("--model", model, "--jobs", jobs, "--out", tmp_path / "out", *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_says_what_it_made(model, jobs, tmp_path) -> None:
+    def interrupted():
+        raise KeyboardInterrupt
+
+    config = InferConfig(model=model, jobs=jobs, out=tmp_path, batch_size=1)
+    (first, second, *_) = read_jobs(jobs)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, load_model(model), [first, second, Job("third", interrupted)])
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [entry["picture"] for entry in results] == [f"{name}.png" for name in pictures(tmp_path)]
+
+
+class Malicious:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_a_model_whose_weights_are_pickled_is_refused_unread(model, tmp_path) -> None:
+    folder, mark = tmp_path / "model", tmp_path / "was_run"
+    shutil.copytree(model / "model", folder)
+    (folder / "backbone" / "diffusion_pytorch_model.safetensors").unlink()
+    (folder / "backbone" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Malicious(mark)))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_model(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "harm"),
+    [
+        ("backbone/diffusion_pytorch_model.safetensors", lambda data: data[:5000]),
+        ("backbone/config.json", lambda _: b"{}"),
+        ("object_encoder/config.json", lambda _: b"no json"),
+        ("model_index.json", lambda data: data.replace(b'"Backbone"', b'"Nothing"')),
+        ("model_index.json", lambda data: data.replace(b'"context": 1.5', b'"context": 0.5')),
+    ],
+)
+def test_a_damaged_model_is_named_in_one_line(model, tmp_path, capfd, file, harm) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model / "model", folder)
+    (folder / file).write_bytes(harm((folder / file).read_bytes()))
+    with pytest.raises(UserError, match=f"--model {folder}: cannot be loaded"):
+        load_model(folder)
+    assert capfd.readouterr().err == ""

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pics_common.errors import UserError
-from pics_model.checkpoint import list_checkpoints
+from pics_model.checkpoint import list_checkpoints, read_state
 from pics_model.presets import build, load_preset
 from pics_model.train import main
 
@@ -78,6 +79,41 @@ def test_resuming_a_finished_run_changes_nothing(whole_run, mini_shards, mini) -
     assert same(tensors(whole_run), before)
 
 
+def test_history_is_the_same_wherever_checkpoints_stand(mini_shards, mini, tmp_path) -> None:
+    """Losses are told in means; none may be lost between the last line and a checkpoint."""
+    line = ["--steps", 16, "--save-every", 6, "--keep", 9]
+    assert main(words(mini_shards, mini, tmp_path / "whole", *line)) == 0
+    assert [entry["step"] for entry in losses(tmp_path / "whole")] == [6, 10, 12, 16]
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "whole", again)
+    shutil.rmtree(list_checkpoints(again)[-1])
+    history = again / "history.jsonl"
+    history.write_text(history.read_text() + '{"step": 17, "sam')  # killed while it wrote
+    assert main(words(mini_shards, mini, again, *line, "--resume")) == 0
+    assert losses(again) == losses(tmp_path / "whole")
+
+
+def test_tensorboard_keeps_what_a_resumed_run_had_before(whole_run, mini_shards, mini, tmp_path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(whole_run, half)
+    shutil.rmtree(list_checkpoints(half)[-1])
+    assert main(words(mini_shards, mini, half, "--steps", 20, "--save-every", 10, "--resume")) == 0
+    board = EventAccumulator(str(half / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [40, 80]
+
+
+def test_old_checkpoints_and_leftovers_go_and_the_model_is_never_older_than_the_last(whole_run, mini_shards, mini,
+                                                                                     tmp_path) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    (out / "checkpoints" / ".000000000004.partial").mkdir(parents=True)
+    assert main(words(mini_shards, mini, out, "--steps", 3, "--save-every", 1, "--keep", 1)) == 0
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["000000000012"]
+    # A run that is killed between the two makes both again: a checkpoint of the last step says that all is done.
+    for run in (out, whole_run):
+        model = max(p.stat().st_mtime_ns for p in (run / "model").rglob("*.safetensors"))
+        assert model <= (list_checkpoints(run)[-1] / "state.json").stat().st_mtime_ns
+
+
 def test_every_weight_moves(whole_run, mini) -> None:
     """Encoder blocks, gates, ControlNet and object encoder alike; only the zero convolution in front stays."""
     torch.manual_seed(0)
@@ -123,6 +159,45 @@ def test_killed_without_warning_it_goes_on_as_if_nothing_had_been(whole_run, min
     assert same(tensors(out), tensors(whole_run))
 
 
+@pytest.mark.parametrize(("ranks", "whole_group"), [(1, False), (1, True), (2, False)])
+def test_told_to_end_it_saves_and_a_resumed_run_goes_on(mini_shards, mini, tmp_path, ranks, whole_group) -> None:
+    """Where machines are lent, SIGTERM comes first; to the process alone, or to its loader workers as well."""
+    out = tmp_path / "run"
+    line = words(mini_shards, mini, out, "--steps", 100_000, "--save-every", 100_000)
+    line[line.index("--workers") + 1] = "2"
+    process = launch(*line, ranks=ranks)
+    deadline = time.monotonic() + 90
+    while not (out / "history.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    if ranks == 1:
+        assert process.returncode == 143, output
+        assert "Traceback" not in output
+    (checkpoint,) = list_checkpoints(out)
+    steps = read_state(checkpoint).samples // 4
+    assert f"told to end by SIGTERM at step {steps} of 100000; saved, go on with --resume" in output
+    assert (out / "model" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--steps", "0"], "--steps 0: expected 1 or more"),
+        (["--save-every", "0"], "--save-every 0: expected 1 or more"),
+        (["--keep", "0"], "--keep 0: expected 1 or more"),
+        (["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
+        (["--learning-rate", "-1"], "--learning-rate -1.0: expected 0 or more"),
+        (["--object-dropout", "1.5"], "--object-dropout 1.5: expected 0 to 1"),
+        (["--out", __file__], "--out .*test_train.py: cannot be written"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_at_the_start(mini_shards, mini, tmp_path, more, said) -> None:
+    with pytest.raises(UserError, match=said):
+        main([*words(mini_shards, mini, tmp_path / "run"), *more])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -141,6 +216,30 @@ def test_what_cannot_work_is_refused_in_one_line(whole_run, mini_shards, mini, m
     assert same(tensors(whole_run), before)
 
 
+def test_a_preset_that_changed_under_its_name_is_refused(whole_run, mini_shards, mini, tmp_path) -> None:
+    path = tmp_path / "mini.yaml"
+    path.write_text(mini.read_text().replace("object_resolution: 16}", "object_resolution: 16, context: 1.6}"))
+    with pytest.raises(UserError, match="made with preset mini, whose `framing` is not that of --preset"):
+        main([*words(mini_shards, path, whole_run), "--resume"])
+    path.write_text(mini.read_text())  # the same, elsewhere
+    assert main([*words(mini_shards, path, whole_run, "--steps", 20), "--resume"]) == 0
+
+
+@pytest.mark.parametrize("name", ["extra", "lacking"])
+def test_a_checkpoint_with_other_weights_is_refused(whole_run, mini_shards, mini, tmp_path, name) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole_run, copy)
+    path = list_checkpoints(copy)[-1] / "weights.safetensors"
+    weights = load_file(path)
+    if name == "extra":
+        weights["extra"] = torch.zeros(2)
+    else:
+        weights["lacking"] = weights.pop(next(iter(weights)))
+    save_file(weights, path)
+    with pytest.raises(UserError, match=r"weights\.safetensors: weight `.*was it made with another preset"):
+        main(words(mini_shards, mini, copy, "--steps", 30, "--resume"))
+
+
 def test_a_damaged_checkpoint_is_named(whole_run, mini_shards, mini, tmp_path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(whole_run, copy)
@@ -150,8 +249,36 @@ def test_a_damaged_checkpoint_is_named(whole_run, mini_shards, mini, tmp_path) -
         main(words(mini_shards, mini, copy, "--steps", 30, "--resume"))
 
 
-def test_a_preset_with_an_unknown_key_is_named(mini, tmp_path) -> None:
+WRONG_PRESETS = {
+    "guidance: 1.0": ("guidence: 1.0", "unknown key `guidence`, no key `guidance`"),
+    "patch: 4\nguidance": ("patch: 3\nguidance", "key `patch` is 3; expected a power of two"),
+    "steps: 3": ("steps: 1001", "key `steps` is 1001; expected 1 to 1000"),
+    "overlap: blend": ("overlup: blend", "unknown key `backbone.overlup`"),
+    "blend\n": ("blond\n", "key `backbone.overlap` is 'blond'; expected blend or blend_attend"),
+    "tau: 0.5": ("tau: much", "key `backbone.tau` is 'much'; expected a number"),
+    "latent_channels: 48": ("latent_channels: 47", "key `backbone.latent_channels` is 47; expected 48"),
+    "head_channels: 8": ("head_channels: 7", r"`backbone.block_out_channels` is \[16, 32\]; .* of head_channels, 7"),
+    "norm_num_groups: 8": ("norm_num_groups: 12", "expected multiples of norm_num_groups, 12"),
+    "[8, 8, 16]": ("[8, 8]", "key `backbone.hint_channels`"),
+    "[16, 32]": ("[]", r"key `backbone.block_out_channels` is \[\]; expected a list"),
+    "[true, true]": ("[true]", "key `backbone.attention_levels`"),
+    "{resolution: 32": ("{resolution: 36", "key `framing.resolution` is 36; expected a multiple of 8"),
+    "object_resolution: 16": ("object_resolution: 20", "`encoder.resolution` is 16; .*object_resolution, 20"),
+    "resolution: 32,": ("resolution: 32, context: 1,", "framing: expected .* enlarge_max <= context"),
+    "{resolution: 32,": ("{resolution: 32, region: disc,", "framing: region is 'disc'; expected box or silhouette"),
+    "code_channels: 16, width": ("code_channels: 8, width", "`encoder.code_channels` is 8; .*code_channels, 16"),
+    "encoder: {resolution: 16, patch: 4": ("encoder: {resolution: 16, patch: 3", "key `encoder.patch` is 3"),
+    "prediction_type: sample": ("prediction_type: noise", "key `schedule.prediction_type` is 'noise'"),
+    "squaredcos_cap_v2": ("linnear", "key `schedule`: linnear is not implemented"),
+}
+
+
+@pytest.mark.parametrize("right", WRONG_PRESETS)
+def test_a_preset_that_cannot_work_is_named_with_its_key(mini, tmp_path, right) -> None:
+    wrong, said = WRONG_PRESETS[right]
     path = tmp_path / "mine.yaml"
-    path.write_text(mini.read_text().replace("guidance:", "guidence:"))
-    with pytest.raises(UserError, match="unknown key `guidence`, no key `guidance`"):
+    assert right in mini.read_text()
+    path.write_text(mini.read_text().replace(right, wrong))
+    with pytest.raises(UserError, match=f"preset {path}: .*{said}") as error:
         load_preset(str(path))
+    assert "\n" not in str(error.value)
