@@ -70,7 +70,7 @@ class BuildConfig:
             ("seed", 0, 2**63 - 1),
             ("limit", 0, 2**63 - 1),
             ("num_scenes", 1, 2**63 - 1),
-            ("scene_size", 32, 4_096),
+            ("scene_size", 32, 2_048),
             ("max_pixels", 1, 2**63 - 1),
             ("max_reject_fraction", 0, 1),
             ("workers", 0, 100_000),

@@ -102,6 +102,7 @@ def test_options_out_of_range_or_without_effect(
     assert "--num-scenes has no effect" in error_of(capfd, *drawn.argv(out, "--num-scenes", "5"))
     assert "--images has no effect" in error_of(capfd, "build", "--images", str(drawn.images), "--out", str(out))
     assert "--scene-size" in error_of(capfd, "build", "--size", "64", "--out", str(out))
+    assert "--scene-size 4000" in error_of(capfd, "build", "--scene-size", "4000", "--out", str(out))
     assert "--meshes" in error_of(capfd, "build", "--meshes", str(out), "--out", str(out))
     assert not out.exists()
 
