@@ -88,6 +88,8 @@ def load_model(path: Path) -> Model:
         raise UserError(f"mesh {path}: its vertices span no finite volume; mend it or take it out of the folder")
     skins = [_part_skin(part) for part in parts]
     solid, kept = _solid(path, vertices, faces)
+    if not kept.any():
+        raise UserError(f"mesh {path}: its triangles have no area; mend it or take it out of the folder")
     tree = Tree(solid.vertices, solid.faces)
     return Model(solid, tree, corner_normals(solid.vertices, solid.faces), _join_skins(skins, kept))
 

@@ -333,6 +333,7 @@ def test_real_meshes_all_load_and_render(shared_data: Path) -> None:
         ("empty.obj", b"# nothing\n"),
         ("flat.ply", b""),
         ("point.off", b"OFF\n3 1 0\n0 0 0\n0 0 0\n0 0 0\n3 0 1 2\n"),
+        ("line.obj", b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n"),
         ("lost.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n"),
     ],
 )
