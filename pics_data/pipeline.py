@@ -37,9 +37,11 @@ def build_shard(number: int, shard: str, folder: Path, config: BuildConfig) -> S
 
 def check_address(config: BuildConfig) -> None:
     """Raises `UserError` where nothing answers at `config.address`: Ray itself would try for many minutes."""
-    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", config.address or "")
+    if config.address in (None, "auto"):  # Ray looks `auto` up itself, and says at once if there is none
+        return
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", config.address)
     if found is None:
-        return  # `auto`, or another word that Ray looks up itself
+        raise UserError(f"--address {config.address}: expected `auto` or host:port")
     try:
         socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -178,7 +178,7 @@ def test_an_output_folder_that_cannot_be(drawn: DrawnSet, tmp_path: Path, capfd:
 
 
 def test_an_address_where_nothing_answers(drawn: DrawnSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for address in ("127.0.0.1:9", "nowhere.invalid:1", "ray://127.0.0.1:99999"):
+    for address in ("nowhere", "127.0.0.1:9", "nowhere.invalid:1", "ray://127.0.0.1:99999"):
         assert f"--address {address}" in error_of(capfd, *drawn.argv(tmp_path / "out", "--address", address))
     assert not (tmp_path / "out").exists()
 
