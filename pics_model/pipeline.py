@@ -91,13 +91,18 @@ class PICSPipeline(DiffusionPipeline):
     ) -> list[NDArray[np.uint8]]:
         """Composes each example's objects into its photo; returns pictures [H, W, 3] uint8 at the photos' own sizes.
 
-        Outside of the objects' regions every pixel is the photo's.
+        Outside of the objects' regions every pixel is the photo's. On a CPU a picture is the same, bit for bit, in
+        whatever batch; on a GPU it is up to rounding, as kernels choose their order of summation by the batch.
         """
         inputs = [compose(example, self.framing, None) for example in examples]
-        batch = collate(inputs).to(self.device)
-        pictures = self.sample(batch, seeds, steps, guidance)
-        bytes_ = ((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return [paste_back(e.photo, picture, i) for e, picture, i in zip(examples, bytes_, inputs, strict=True)]
+        # On CPUs one at a time costs less than half of the speed, and is what makes the promise true there.
+        size = 1 if self.device.type == "cpu" else len(inputs)
+        made: list[NDArray[np.uint8]] = []
+        for start in range(0, len(inputs), size):
+            batch = collate(inputs[start : start + size]).to(self.device)
+            pictures = self.sample(batch, seeds[start : start + size], steps, guidance)
+            made += [*((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()]
+        return [paste_back(e.photo, picture, i) for e, picture, i in zip(examples, made, inputs, strict=True)]
 
 
 def object_pixels(objects: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from demo_page import DemoEntry, DemoFacts, write_demo_page
+from demo_sheet import write_sheet
 from numpy.typing import NDArray
 
 from pics_common.errors import UserError, run_command
@@ -36,9 +37,9 @@ class DemoConfig:
     """The whole way once: scenes -> shards -> a trained model -> composites -> a page."""
 
     out: Path = Path("demo")
-    scenes: int = 1300
+    scenes: int = 1100
     """Scenes to render; eight in a hundred are kept from training."""
-    steps: int = 600
+    steps: int = 400
     """Training steps of 16 samples."""
 
 
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         start = time.monotonic()
         code = subprocess.run(line, check=False).returncode
         if code:
-            raise UserError(f"{name} stopped with exit code {code}; `make demo` again goes on from there")
+            raise UserError(f"{name} stopped, see above; `make demo` goes on from there, `make clean` starts anew")
         seconds[name] = time.monotonic() - start
 
     data = ["--source", "scenes", "--num-scenes", config.scenes, "--val-fraction", 0.08, "--out", shards]
@@ -79,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     judged = [judge(example, made, framing) for example in unseen_examples(shards)]
     more = ["python", "-m", "pics_model.train", *train[:2], "--out", config.out / "longer", *train[4:]]
     facts = _facts(judged, config, run, seconds, shlex.join(map(str, [*more, "--steps", 20 * config.steps])))
+    write_sheet(config.out / "sheet.png", [one.entry for one in islice(judged, 8)])
     page = config.out / "index.html"
     write_demo_page(page, [one.entry for one in islice(judged, SHOWN)], facts)
     print(f"\n{summary(facts)}\n{page.resolve()}")
@@ -100,7 +102,8 @@ def judge(example: Example, made: Path, framing: FramingSettings) -> Judged:
     union[y0:y1, x0:x1] = inner
     holes = np.where(union[..., None], 0, example.photo).astype(np.uint8)
     layers = [_layer(example, k) for k in range(len(example.objects))]
-    paste = holes
+    # Holes left open would make copy-and-paste look worse than it is: they are filled from their edges.
+    paste = np.asarray(cv2.inpaint(holes, union.astype(np.uint8), 5, cv2.INPAINT_TELEA), np.uint8)
     for colour, alpha in layers:
         paste = np.rint(paste + alpha * (colour - paste.astype(np.float32))).astype(np.uint8)
     show = inputs.frame

@@ -64,7 +64,7 @@ COLUMNS = (
     ("Object 2", "Likewise. Nothing says which of the two is in front.", "object-2"),
     ("Result", "What the model painted. Outside the holes, the scene is untouched.", "result"),
     ("Original", "The scene as it was, for comparison. The model never sees it.", "original"),
-    ("Copy and paste", "Both cut-outs laid into the holes, object 2 always on top.", "paste"),
+    ("Copy and paste", "Holes filled from their edges, both cut-outs laid on top, object 2 last.", "paste"),
 )
 
 
@@ -105,6 +105,11 @@ def plain_verdict(numbers: DemoFacts) -> tuple[str, bool]:
             f"Inside the holes its picture is {words} copy-and-paste "
             f"({numbers.psnr_result:.1f} dB against {numbers.psnr_paste:.1f} dB, more is better)."
         )
+        if gain < 0:
+            sentences.append(
+                "Copy-and-paste has it easy here: it lays down the very pixels of the scene, in full sharpness, while "
+                "the model paints 64 x 64 pixels from memory. It has no idea who is in front, though."
+            )
     if not sentences:
         return "Nothing was measured: judge by the pictures below.", False
     return " ".join(sentences), good
