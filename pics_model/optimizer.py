@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pics_common.errors import UserError
+from pics_model.muon import Muon
 
 OptimizerKind = Literal["muon", "adamw"]
 
@@ -27,7 +28,7 @@ class Optimizer:
     ) -> None:
         self.weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         matrices = [name for name, weight in self.weights.items() if kind == "muon" and weight.ndim > 1]
-        # torch's Muon takes matrices only: it gets views of the kernels, which share their memory.
+        # Muon takes matrices: it gets views of the kernels, which share their memory.
         self.views = {name: nn.Parameter(self.weights[name].detach().flatten(1)) for name in matrices}
         rest = {name: weight for name, weight in self.weights.items() if name not in self.views}
         self.parts: list[tuple[torch.optim.Optimizer, float, list[str]]] = []
@@ -35,7 +36,7 @@ class Optimizer:
             adamw = torch.optim.AdamW(rest.values(), learning_rate, weight_decay=weight_decay, fused=True)
             self.parts.append((adamw, learning_rate, list(rest)))
         if self.views:
-            muon = torch.optim.Muon(self.views.values(), matrix_rate, weight_decay=weight_decay)
+            muon = Muon(self.views.values(), matrix_rate, weight_decay)
             self.parts.append((muon, matrix_rate, matrices))
 
     def step(self, factor: float) -> None:
@@ -73,7 +74,7 @@ class Optimizer:
                 f"was it made with another preset?"
             )
         for part, _, names in self.parts:
-            wanted, kind = ("momentum_buffer", "adamw") if isinstance(part, torch.optim.Muon) else ("exp_avg", "muon")
+            wanted, kind = ("momentum_buffer", "adamw") if isinstance(part, Muon) else ("exp_avg", "muon")
             state = part.state_dict()
             for index, name in enumerate(names):
                 if wanted not in found[name]:

@@ -69,8 +69,19 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"{name} stopped, see above; `make demo` goes on from there, `make clean` starts anew")
         seconds[name] = time.monotonic() - start
 
-    data = ["--source", "scenes", "--num-scenes", config.scenes, "--val-fraction", 0.08, "--out", shards]
-    stage("build shards", "pics_data.cli", "build", *data)
+    data = [
+        "--source",
+        "scenes",
+        "--num-scenes",
+        config.scenes,
+        "--val-fraction",
+        0.08,
+        "--object-size",
+        128,
+        "--out",
+        shards,
+    ]
+    stage("build shards", "pics_data.cli", "build", *data, "--out", shards)
     train = ["--shards", shards, "--out", run, "--cutouts", "full", "--save-every", 100]
     stage("train", "pics_model.train", *train, "--steps", config.steps, "--resume")
     unseen = ["--jobs", shards, "--split", "val", "--cutouts", "full"]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pics_common.errors import UserError
+from pics_model.muon import orthogonal
 from pics_model.optimizer import Optimizer
 
 
@@ -47,8 +48,22 @@ def test_muon_on_a_kernel_is_muon_on_its_matrix() -> None:
         plain.param_groups[0]["lr"] = 0.05 * factor
         plain.step()
         optimizer.step(factor)
-        assert not torch.equal(kernel, before)
-        assert torch.equal(kernel.flatten(1), flat)
+        # torch's rounds to bfloat16 at other places: one part in a hundred of the step.
+        moved = (kernel - before).norm()
+        assert moved > 0
+        assert (kernel.flatten(1) - flat).norm() < 0.02 * moved
+        with torch.no_grad():
+            flat.copy_(kernel.flatten(1))
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 6), (3, 5, 40), (3, 40, 5)])
+def test_steps_are_nearly_orthogonal(shape) -> None:
+    torch.manual_seed(0)
+    steps = orthogonal(torch.randn(shape) * 1e-3)
+    assert steps.shape == shape
+    values = torch.linalg.svdvals(steps.float())
+    assert values.min() > 0.3
+    assert values.max() < 1.5
 
 
 def test_vectors_go_to_adamw_and_all_gradients_are_forgotten() -> None:
