@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 # the contents of the images' and annotations' paths, so a data set may move between two runs.
 NOT_IN_IDENTITY = ("images", "annotations", "out", "address", "workers", "max_reject_fraction")
 
+# To be raised with every change of this code that makes other bytes of the same plan: a folder of shards that an older
+# version began is then refused, not mixed.
+BYTES_VERSION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class BuildConfig:
@@ -95,7 +99,8 @@ class BuildConfig:
     def identity(self) -> dict[str, Any]:
         """The settings that a shard's bytes depend on, beside the plan, as JSON values."""
         values = dataclasses.asdict(self)
-        return {key: _plain(value) for key, value in values.items() if key not in NOT_IN_IDENTITY}
+        settings = {key: _plain(value) for key, value in values.items() if key not in NOT_IN_IDENTITY}
+        return {"bytes_version": BYTES_VERSION, **settings}
 
     def scene_settings(self) -> "SceneSettings":
         """The settings of the renderer."""
