@@ -21,7 +21,7 @@ RECIPES = sorted((ROOT / "pipelines").glob("*.yaml"))
 def commands(text: str) -> list[str]:
     blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
     lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
+    return [line for line in lines if line and not line.startswith(". ")]
 
 
 def parse(line: str) -> object:
