@@ -47,30 +47,19 @@ class Backbone(ModelMixin, ConfigMixin):
         heads = tuple(channels // head_channels for channels in block_out_channels)
         down = tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention_levels)
         up = tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention_levels))
-        self.unet = UNet2DConditionModel(
-            in_channels=latent_channels,
-            out_channels=latent_channels,
-            down_block_types=down,
-            up_block_types=up,
-            block_out_channels=tuple(block_out_channels),
-            layers_per_block=layers_per_block,
-            norm_num_groups=norm_num_groups,
-            cross_attention_dim=code_channels,
-            # diffusers reads `attention_head_dim` as the number of heads.
-            attention_head_dim=heads,
-            use_linear_projection=True,
-        )
+        shared: dict[str, Any] = {
+            "in_channels": latent_channels,
+            "down_block_types": down,
+            "block_out_channels": tuple(block_out_channels),
+            "layers_per_block": layers_per_block,
+            "norm_num_groups": norm_num_groups,
+            "cross_attention_dim": code_channels,
+            "attention_head_dim": heads,  # diffusers means the number of heads
+            "use_linear_projection": True,
+        }
+        self.unet = UNet2DConditionModel(out_channels=latent_channels, up_block_types=up, **shared)
         self.controlnet = ControlNetModel(
-            in_channels=latent_channels,
-            conditioning_channels=HINT_CHANNELS,
-            down_block_types=down,
-            block_out_channels=tuple(block_out_channels),
-            layers_per_block=layers_per_block,
-            norm_num_groups=norm_num_groups,
-            cross_attention_dim=code_channels,
-            attention_head_dim=heads,
-            use_linear_projection=True,
-            conditioning_embedding_out_channels=tuple(hint_channels),
+            conditioning_channels=HINT_CHANNELS, conditioning_embedding_out_channels=tuple(hint_channels), **shared
         )
         for part in (self.unet, self.controlnet):
             replace_blocks(part, code_channels, overlap, tau, placement)
