@@ -30,7 +30,7 @@ def parse(line: str) -> object:
         return parse_recipe(COMMANDS[words[1]][0], words[2:], prog="pics-data")
     if words[0] == "torchrun":
         words = words[words.index("-m") - 1 :]
-    if words[1].startswith("benchmarks/"):
+    if words[1].startswith(("benchmarks/", "pipelines/")):
         return (ROOT / words[1]).read_text()
     assert words[1] == "-m", line
     return parse_recipe(MODULES[words[2]], words[3:], prog=words[2])
