@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pics_common.errors import UserError
+from pics_common.files import flush
 from pics_data.records import Reject, Sample
 
 BLOCK = 512
@@ -63,7 +64,7 @@ def write_shard(folder: Path, shard: str, records: Iterable[Sample | Reject]) ->
             target.unlink(missing_ok=True)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush_folder(folder)
+    flush(folder)
     write_json(mark_path(folder, shard), asdict(mark))
     return mark
 
@@ -172,7 +173,7 @@ def write_json(path: Path, value: Any) -> None:
 def replace(temporary: Path, path: Path) -> None:
     """Gives a flushed temporary file its name."""
     temporary.replace(path)
-    _flush_folder(path.parent)
+    flush(path.parent)
 
 
 def _temporary(path: Path) -> Path:
@@ -183,13 +184,3 @@ def _temporary(path: Path) -> Path:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes renames in `folder` last through a power cut, where the file system knows how."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ that `PICSPipeline.from_pretrained` opens. Nothing is pickled.
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pics_common.errors import UserError
+from pics_common.files import flush
 from pics_model.optimizer import Optimizer
 from pics_model.pipeline import PICSPipeline
 
@@ -50,11 +50,11 @@ def save_checkpoint(run: Path, model: nn.Module, optimizer: Optimizer, state: Tr
     save_file(optimizer.tensors(), partial / "optimizer.safetensors")
     (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
     for file in partial.iterdir():
-        _sync(file)
-    _sync(partial)
+        flush(file)
+    flush(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    _sync(folder)
+    flush(folder)
     for old in list_checkpoints(run)[:-keep]:
         # Hidden first: one that is half removed would look whole.
         shutil.rmtree(old.rename(folder / f".{old.name}.old"))
@@ -115,11 +115,3 @@ def _load(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"checkpoint {path}: unreadable ({error}); remove its folder to resume from before") from None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
