@@ -10,31 +10,125 @@ from pics_common.errors import UserError
 if TYPE_CHECKING:
     from pics_data.sources.scenes import SceneSettings
 
+Source = Literal[
+    "bdd100k",
+    "cityscapes",
+    "coco",
+    "coco_panoptic",
+    "dreambooth",
+    "folder",
+    "lvis",
+    "mapillary",
+    "objects365",
+    "scenes",
+    "viton_hd",
+]
+
 # What changes no byte of a shard: where things are, how they run, when to give up. The digest of the plan stands for
 # the contents of the images' and annotations' paths, so a data set may move between two runs.
-NOT_IN_IDENTITY = ("images", "annotations", "out", "address", "workers", "max_reject_fraction")
+NOT_IN_IDENTITY = (
+    "images",
+    "annotations",
+    "out",
+    "address",
+    "workers",
+    "gpus_per_worker",
+    "predictors",
+    "max_reject_fraction",
+    "retry_rejects",
+)
+# What a mixture's members bring themselves; all else is the mixture's own.
+OF_A_MEMBER = (
+    "source",
+    "images",
+    "annotations",
+    "objects",
+    "pairs_per_photo",
+    "min_area",
+    "min_iou",
+    "max_iou",
+    "containment",
+    "crowds",
+    "categories",
+    "not_categories",
+    "licenses",
+    "max_gap",
+    "max_parts",
+    "max_holes",
+    "max_border",
+    "min_edge",
+    "masks",
+    "mask_weights",
+    "limit",
+    "num_scenes",
+    "scene_size",
+    "meshes",
+)
 
 # To be raised with every change of this code that makes other bytes of the same plan: a folder of shards that an older
 # version began is then refused, not mixed.
-BYTES_VERSION = 1
+BYTES_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class BuildConfig:
     """Takes annotated photos apart and writes shards; run again, it finishes what is not finished."""
 
-    source: Literal["coco", "lvis", "scenes"] = "scenes"
+    source: Source = "scenes"
     """Where the photos come from; `scenes` renders them and needs no data."""
-    images: tuple[Path, ...] = ()
-    """Folders that hold the photos."""
-    annotations: tuple[Path, ...] = ()
-    """Annotation files of the source."""
-    out: Path = Path("shards")
-    """Folder of the shards."""
+    images: tuple[str, ...] = ()
+    """Folders of photos: paths, or URLs such as s3://bucket/folder."""
+    annotations: tuple[str, ...] = ()
+    """Annotation files or folders of the source, paths or URLs."""
+    out: str = "shards"
+    """Folder of the shards, a path or a URL."""
+    mix: tuple[Path, ...] = ()
+    """Recipes of single sources to build into one set of shards, in place of --source."""
+    mix_weights: tuple[float, ...] = ()
+    """How often training sees a sample of each recipe of --mix, relative to the others; 1 where none is given."""
+
+    objects: int = 2
+    """Objects of a composition: this many that touch, 2 to 8 (dreambooth: 1)."""
     pairs_per_photo: int = 1
     """Compositions made of one photo at most, those with the highest box IoU first."""
     min_area: float = 0.01171
     """Smallest object, as a share of the photo's area."""
+    min_iou: float = 0.0
+    """Objects that touch have a box IoU above this ..."""
+    max_iou: float = 1.0
+    """... and not above this."""
+    containment: float = 1.0
+    """A box of which this share or more lies in another's is contained, and the two make no pair."""
+    crowds: bool = False
+    """Take annotations of crowds as objects, too."""
+    categories: tuple[str, ...] = ()
+    """Take objects of these categories only; none: all."""
+    not_categories: tuple[str, ...] = ()
+    """Take no object of these categories."""
+    licenses: tuple[str, ...] = ()
+    """Take photos only whose licence contains one of these words; none: all."""
+    max_gap: float = -1.0
+    """Drop samples whose silhouettes are further apart than this, in pixels; -1: keep them."""
+    max_parts: int = 0
+    """Drop samples with an object in more parts than this; 0: keep them."""
+    max_holes: int = -1
+    """Drop samples with an object of more holes than this; -1: keep them."""
+    max_border: float = 1.0
+    """Drop samples with an object of whose outline more than this share lies on the photo's border."""
+    min_edge: float = 0.0
+    """Drop samples with an object whose outline is less sharp than this, 0 to 1."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Near-duplicate photos: `drop` keeps one of each, across sources and splits."""
+
+    masks: Literal["given", "sam", "rembg"] = "given"
+    """Who makes silhouettes: the annotations, or a predictor where they have boxes or nothing."""
+    mask_weights: str = ""
+    """Weights of the predictor: a local folder or a hub id (sam), an ONNX file (rembg)."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each mask predictor; 0 runs them on CPUs."""
+    predictors: int = 1
+    """Mask predictors at the same time."""
+
     val_fraction: float = 0.05
     """Share of the photos kept for validation; a photo's own id decides."""
     shard_samples: int = 0
@@ -47,6 +141,9 @@ class BuildConfig:
     """Seed of the order of photos, of the cut-outs' margins and of the scenes."""
     limit: int = 0
     """Stop planning after so many photos; 0: take all."""
+    check_photos: bool = True
+    """List the folders of photos while planning, to leave out photos that are not there. Without, they are rejected
+    when their turn comes."""
     num_scenes: int = 1000
     """Scenes to render (source scenes)."""
     scene_size: int = 256
@@ -56,12 +153,13 @@ class BuildConfig:
     max_pixels: int = 100_000_000
     """A photo of more pixels than this is rejected before it is decoded."""
     max_reject_fraction: float = 0.5
-    """The run fails if a larger share of the planned samples could not be made."""
+    """The run fails if a larger share of the planned samples could not be made; what filters drop does not count."""
+    retry_rejects: bool = False
+    """Make those shards again that lack samples which may now succeed: photos that were missing or unreadable."""
     workers: int = 0
     """Shards made at the same time; 0: one for each CPU."""
     address: str | None = None
-    """Ray cluster to run on: `auto` or host:port. Photos and `out` must then be in folders that all nodes share."""
-
+    """Ray cluster to run on: `auto` or host:port. Photos and `out` must then be in places that all nodes share."""
     def check(self) -> "BuildConfig":
         """Raises `UserError` for a value out of range or an option without effect; returns itself."""
         ranges: tuple[tuple[str, float, float], ...] = (

@@ -11,8 +11,9 @@ class Instance:
     """One annotated object of a photo.
 
     `box` is (x, y, width, height) in pixels, `area` the silhouette's pixels as annotated. `segmentation` is what the
-    dataset says, untouched: COCO polygons, or a COCO RLE dict (compressed or not); None where the source makes the
-    silhouette itself (rendered scenes).
+    data set says, as JSON values: COCO polygons; a COCO RLE dict (compressed or not); `{"labels": FORM, "values":
+    [...]}` for the pixels of these values in the photo's label picture; `{"polygons": [...], "minus": [...]}` for
+    polygons of which others hide a part. None where a later stage makes it: the renderer, or a mask predictor.
     """
 
     id: str
@@ -25,7 +26,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One picture with its instances. `path` is the file, or "" where the source renders it from `id` and settings."""
+    """One picture with its instances.
+
+    `path` is the file or its URL, or "" where the source renders it from `id` and settings. `labels` is the picture
+    that holds the instances' silhouettes as pixel values, in data sets that have one.
+    """
 
     id: str
     source: str
@@ -35,6 +40,7 @@ class Photo:
     instances: tuple[Instance, ...] = ()
     license: str = ""
     url: str = ""
+    labels: str = ""
 
 
 @dataclass(frozen=True, slots=True)
