@@ -1,33 +1,83 @@
-"""Annotated silhouettes -> masks: COCO polygons, uncompressed and compressed RLE.
+"""Annotated silhouettes -> masks: COCO polygons, uncompressed and compressed RLE, values of a label picture.
 
 Annotations come from strangers: lengths, sizes and numbers are checked here, before any C code trusts them.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from pics_data.labels import FORMS, Labels
 from pics_data.records import RejectError
 
 Mask = NDArray[np.bool_]
+ReadLabels = Callable[[str], Labels]
+Box = tuple[float, float, float, float]
 
 
-def mask_of(segmentation: Any, height: int, width: int) -> Mask:
-    """The mask, [H, W] bool, of a COCO `segmentation`.
+def mask_of(segmentation: Any, height: int, width: int, read_labels: ReadLabels | None = None) -> Mask:
+    """The mask, [H, W] bool, of an `Instance.segmentation`: see there for its forms.
 
-    Raises `RejectError`: "malformed polygon", "malformed RLE", "mask size mismatch", "empty mask".
+    `read_labels` gives the photo's label picture, [H, W], in the form that it is asked for; see `labels.label_reader`.
+    Raises `RejectError`: "malformed polygon", "malformed RLE", "malformed labels", "mask size mismatch",
+    "missing labels", "label size mismatch", "empty mask", and what `read_labels` raises.
     """
-    if isinstance(segmentation, dict):
-        mask = _rle_mask(segmentation, height, width)
-    elif isinstance(segmentation, list):
-        mask = _polygon_mask(segmentation, height, width)
-    else:
-        raise RejectError("malformed polygon", f"{type(segmentation).__name__} instead of polygons or RLE")
+    mask = _any_mask(segmentation, height, width, read_labels)
     if not mask.any():
         raise RejectError("empty mask")
+    return mask
+
+
+def measure(segmentation: Any, height: int, width: int) -> tuple[Box, int]:
+    """The box (x, y, width, height) and the number of pixels of an `Instance.segmentation` that needs no label picture.
+
+    For data sets that say neither. Raises `RejectError` as `mask_of` does.
+    """
+    mask = mask_of(segmentation, height, width)
+    x, y, box_width, box_height = cv2.boundingRect(mask.view(np.uint8))
+    return (float(x), float(y), float(box_width), float(box_height)), int(np.count_nonzero(mask))
+
+
+def _any_mask(segmentation: Any, height: int, width: int, read_labels: ReadLabels | None) -> Mask:
+    if isinstance(segmentation, list):
+        return _polygon_mask(segmentation, height, width)
+    if not isinstance(segmentation, dict):
+        raise RejectError("malformed polygon", f"{type(segmentation).__name__} instead of polygons or RLE")
+    if "labels" in segmentation:
+        return _label_mask(segmentation, height, width, read_labels)
+    if "polygons" in segmentation:
+        return _visible_mask(segmentation, height, width)
+    return _rle_mask(segmentation, height, width)
+
+
+def _label_mask(segmentation: dict[str, Any], height: int, width: int, read_labels: ReadLabels | None) -> Mask:
+    form, values = segmentation["labels"], segmentation.get("values")
+    if form not in FORMS:
+        raise RejectError("malformed labels", f"form {form!r}; expected one of {', '.join(FORMS)}")
+    if not isinstance(values, list) or not values or not all(type(v) is int and -(2**31) <= v < 2**31 for v in values):
+        raise RejectError("malformed labels", "values are not whole numbers of 32 bits")
+    if read_labels is None:
+        raise RejectError("missing labels", "the photo has no label picture")
+    labels = read_labels(form)
+    if labels.shape != (height, width):
+        found = f"{labels.shape[1]} x {labels.shape[0]}"
+        raise RejectError("label size mismatch", f"labels of {found} pixels, photo of {width} x {height}")
+    return labels == values[0] if len(values) == 1 else np.isin(labels, np.array(values, dtype=np.int32))
+
+
+def _visible_mask(segmentation: dict[str, Any], height: int, width: int) -> Mask:
+    """Polygons without the pixels of those that hide them."""
+    front = segmentation.get("minus", [])
+    if not isinstance(segmentation["polygons"], list) or not isinstance(front, list):
+        raise RejectError("malformed polygon", "`polygons` or `minus` is no list of polygons")
+    mask = _polygon_mask(segmentation["polygons"], height, width)
+    if front:
+        mask &= ~_polygon_mask(front, height, width)
     return mask
 
 

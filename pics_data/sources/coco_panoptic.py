@@ -1,0 +1,164 @@
+"""COCO panoptic (https://cocodataset.org): `panoptic_train2017.json`, and beside it the folder of the same name with a
+PNG for each photo, in which R + 256 G + 65536 B is the segment of a pixel.
+
+Only things become instances; stuff (sky, grass) has no shape of its own. BDD100K's panoptic labels in COCO's form are
+read as well: there the PNGs may lie beside the JSON, and segments lack boxes, which are then measured.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pics_common import storage
+from pics_common.errors import UserError
+from pics_data.labels import Region, label_instances, read_labels
+from pics_data.records import Instance, Photo, Reject, RejectError
+from pics_data.sources.coco_json import AnnotationFile, plain_names
+from pics_data.sources.photo_folders import PhotoFolders
+
+SOURCE = "coco_panoptic"
+
+
+def photos(images: Sequence[str], annotations: Sequence[str], check_photos: bool = True) -> Iterator[Photo | Reject]:
+    """Yields each photo of the annotation files, or a `Reject` of stage "plan" in its place.
+
+    A photo that is in none of the folders `images` gives "missing photo", one without its PNG "missing labels"; with
+    `check_photos` False neither is looked for here. A segment that cannot be read gives "malformed annotation", and
+    its photo goes on without it. Raises `UserError` for a missing folder or file, and for one that is not COCO
+    panoptic JSON.
+    """
+    if not images:
+        raise UserError(f"--images: expected at least one folder of photos for --source {SOURCE}")
+    if not annotations:
+        raise UserError(f"--annotations: expected at least one annotation file for --source {SOURCE}")
+    folders = PhotoFolders(images, check_photos)
+    for url in annotations:
+        if storage.file_size(url) is None:
+            kind = "is a folder" if storage.is_folder(url) else "does not exist"
+            raise UserError(f"annotations: {url} {kind}; expected a file like panoptic_train2017.json")
+    for url in annotations:
+        yield from _photos_of(AnnotationFile(url), folders, PhotoFolders([_label_folder(url)], check_photos))
+
+
+def _label_folder(url: str) -> str:
+    beside = url.removesuffix(".json")
+    return beside if beside != url and storage.is_folder(beside) else url.rpartition("/")[0] or "."
+
+
+def _photos_of(file: AnnotationFile, folders: PhotoFolders, label_folder: PhotoFolders) -> Iterator[Photo | Reject]:
+    if not any("isthing" in category for category in file.raw_categories):
+        raise UserError(
+            f"annotations: {file.url}: no element of `categories` has `isthing`; expected COCO panoptic JSON "
+            "(for instances use --source coco)"
+        )
+    things = {str(c["id"]): str(c.get("name", "")) for c in file.raw_categories if "id" in c and c.get("isthing")}
+    for dropped in file.rejects:
+        yield Reject(f"{SOURCE}-{dropped.key}", dropped.stage, dropped.reason, dropped.detail)
+    for image, items in file.photos():
+        if isinstance(items, Reject):
+            yield Reject(f"{SOURCE}-{items.key}", items.stage, items.reason, items.detail)
+            continue
+        key = f"{SOURCE}-{image['id']}"
+        path = folders.find(plain_names(image))
+        if path is None:
+            name = next(filter(None, plain_names(image)), "no file name")
+            yield Reject(key, "plan", "missing photo", name)
+            continue
+        if len(items) > 1:
+            yield Reject(key, "plan", "malformed annotation", f"{file.name}: {len(items)} panoptic annotations, not 1")
+            continue
+        annotation = file.load(items[0]) if items else {}
+        labels = label_folder.find([str(annotation["file_name"])]) if annotation.get("file_name") else None
+        if labels is None:
+            detail = str(annotation.get("file_name") or f"{file.name} names no PNG")
+            yield Reject(key, "plan", "missing labels", detail)
+            continue
+        yield from _photo(file, things, image, annotation, path, labels)
+
+
+def _photo(
+    file: AnnotationFile,
+    things: dict[str, str],
+    image: dict[str, Any],
+    annotation: dict[str, Any],
+    path: str,
+    labels: str,
+) -> Iterator[Photo | Reject]:
+    photo_id = str(image["id"])
+    width, height = int(image["width"]), int(image["height"])
+    segments = annotation.get("segments_info")
+    if not isinstance(segments, list):
+        detail = f"{file.name}: `segments_info` is no list"
+        yield Reject(f"{SOURCE}-{photo_id}", "plan", "malformed annotation", detail)
+        return
+    instances: dict[int, Instance] = {}
+    regions: dict[int, Region] | None = None
+    for i, segment in enumerate(segments):
+        try:
+            if str(_key(segment, "category_id")) not in things and str(segment["category_id"]) in file.categories:
+                continue
+            if regions is None and not {"bbox", "area"} <= segment.keys():
+                found = label_instances(read_labels(labels, "rgb", (height, width)), storage.base_name(labels))
+                regions = {region.value: region for region in found}
+            instance = read_segment(segment, things, regions)
+            if int(instance.id) in instances:
+                raise ValueError(f"`id` {instance.id} stands twice")
+        except ValueError as error:
+            name = segment.get("id", f"segment {i}") if isinstance(segment, dict) else f"segment {i}"
+            yield Reject(f"{SOURCE}-{photo_id}-{name}", "plan", "malformed annotation", f"{file.name}: {error}")
+        except RejectError as error:
+            yield Reject(f"{SOURCE}-{photo_id}", "plan", error.reason, error.detail)
+            return
+        else:
+            instances[int(instance.id)] = instance
+    yield Photo(
+        id=photo_id,
+        source=SOURCE,
+        path=path,
+        width=width,
+        height=height,
+        instances=tuple(instances.values()),
+        license=file.licenses.get(str(image.get("license")), ""),
+        url=str(image.get("coco_url") or image.get("flickr_url") or ""),
+        labels=labels,
+    )
+
+
+def read_segment(segment: dict[str, Any], things: dict[str, str], regions: dict[int, Region] | None) -> Instance:
+    """One element of `segments_info`, a thing; without `bbox` or `area`, both are taken from `regions`.
+
+    Raises `ValueError` that says which key is missing or unfit.
+    """
+    number = _key(segment, "id")
+    if type(number) is not int or not 0 <= number < 2**24:
+        raise ValueError(f"`id` {number} is no whole number of 24 bits")
+    category = things.get(str(_key(segment, "category_id")))
+    if category is None:
+        raise ValueError(f"`category_id` {segment['category_id']} is not in `categories`")
+    if {"bbox", "area"} <= segment.keys():
+        box, area = segment["bbox"], segment["area"]
+    elif regions is not None and number in regions:
+        box, area = regions[number].box, regions[number].area
+    else:
+        raise ValueError(f"no pixel has the value of segment {number}")
+    try:
+        x, y, width, height = map(float, box)
+        area = float(area)
+    except (TypeError, ValueError):
+        raise ValueError("`bbox` is not [x, y, width, height] or `area` is not a number") from None
+    if not all(map(math.isfinite, (x, y, width, height, area))) or min(width, height, area) < 0:
+        raise ValueError("`bbox` or `area` is not finite and at least 0")
+    return Instance(
+        id=str(number),
+        category=category,
+        box=(x, y, width, height),
+        area=area,
+        segmentation={"labels": "rgb", "values": [number]},
+        crowd=bool(segment.get("iscrowd", 0)),
+    )
+
+
+def _key(segment: Any, key: str) -> Any:
+    if not isinstance(segment, dict) or key not in segment:
+        raise ValueError(f"`{key}` is missing")
+    return segment[key]
