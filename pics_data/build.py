@@ -5,195 +5,154 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-import orjson
-
+from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
-from pics_data.pipeline import build_shards, check_address, engine
-from pics_data.plan import Plan, make_plan, shard_sizes, write_plan
+from pics_data.ledger import Ledger, read_ledger, write_index, write_rejects
+from pics_data.mixture import Member, identity, members_of
+from pics_data.pipeline import Todo, build_shards, check_address, engine
+from pics_data.plan import Counts, Plan, shards_of
+from pics_data.planning import install, planned
 from pics_data.progress import Progress, say
-from pics_data.records import Photo, Reject
-from pics_data.shards import ShardMark, read_mark, remove_leftovers, replace, write_index, write_json, write_rejects
-
-FORMAT_FILES = {"README.md", "schema.json"}  # the description of the format may lie beside the shards
+from pics_data.shards import remove_leftovers
 
 
 @dataclass(slots=True)
 class BuildResult:
     """What a build did: what went in is what came out and what was dropped.
 
-    Photos = missing + without a pair + with compositions; compositions = samples + rejected.
+    Photos = missing + without a pair + left out + with compositions; compositions = samples + rejected + filtered.
     """
 
-    folder: Path
-    photos: int
-    missing: int
-    without_pair: int
+    folder: str
+    photos: Counts
     compositions: int
     samples: int
     num_bytes: int
     shards: int
     kept_shards: int
-    seconds: float
     made_samples: int
-    rejects: list[Reject] = field(default_factory=list)
-
-    @property
-    def num_rejected(self) -> int:
-        """Compositions that were planned and could not be made."""
-        return self.compositions - self.samples
+    seconds: float
+    rejects: Counter[tuple[str, str]] = field(default_factory=Counter)  # by stage and reason
 
 
-def build(config: BuildConfig) -> BuildResult:
+def build(config: BuildConfig, plan_only: bool = False) -> BuildResult:
     """Builds what `config` says, or finishes what an earlier run of the same began.
 
-    Raises `UserError` for bad input, before anything is written; for a folder that holds other shards; and past
-    `max_reject_fraction`, in which case `rejects.parquet` is there to look at and the index is not written.
+    With `plan_only` the plan is written and nothing else. Raises `UserError` for bad input, before anything is written;
+    for a folder that holds other shards; and past `max_reject_fraction`, in which case `rejects.parquet` is there to
+    look at and the index is not written.
     """
-    config.check()
+    members = members_of(config)
+    config = replace(config, out=storage.absolute(config.out))
     _check_writable(config.out)
-    _existing_recipe(config.out)
     check_address(config)
-    say(f"planning from {config.source}")
-    plan = make_plan(_records(config), config)
-    recipe = config.identity()
-    config.out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(config.out):
-        # Read behind the lock: another build may have come and gone while this one planned.
-        _check_same_build(config.out, _existing_recipe(config.out), recipe, plan)
-        return _build(config, plan, recipe)
+    with planned(config, members) as (plan, is_stored), lock_folder(config.out):
+        if not is_stored:
+            plan = install(plan, config, members)
+        elif plan.counts.missing:
+            say(f"{plan.counts.missing} photos were missing when this folder was planned; a new --out would look again")
+        return _planned_result(plan, config) if plan_only else _build(config, members, plan)
 
 
-def _check_writable(out: Path) -> None:
+def _check_writable(out: str) -> None:
     """Planning may take minutes: a folder that cannot be written to is told before."""
-    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if storage.is_remote(out):
+        probe = storage.join(out, ".pics-data")
+        try:
+            storage.write(probe, b"")
+            storage.remove(probe)
+        except OSError as error:
+            raise UserError(f"--out: {out} cannot be written to ({error.strerror}); give another --out") from None
+        return
+    path = storage.local_path(out)
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     if not nearest.is_dir():
         raise UserError(f"--out: {nearest} is a file; expected a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"--out: {nearest} cannot be written to; give another --out, or change its permissions")
 
 
-def _build(config: BuildConfig, plan: Plan, recipe: dict[str, Any]) -> BuildResult:
-    folder = config.out.resolve()
-    (folder / "parts").mkdir(exist_ok=True)
+def _build(config: BuildConfig, members: list[Member], plan: Plan) -> BuildResult:
+    folder = config.out
     remove_leftovers(folder)
-    _write_head(folder, config, plan, recipe)
-    sizes = dict(zip(plan.shards, shard_sizes(plan), strict=True))
-    marks = {shard: mark for shard in plan.shards if (mark := read_mark(folder, shard)) is not None}
-    kept = len(marks)
-    if kept < len(sizes):
-        (folder / "index.json").unlink(missing_ok=True)  # it speaks of shards that are gone or damaged
-    todo = [(number, shard) for number, shard in enumerate(plan.shards) if shard not in marks]
+    ledger = read_ledger(folder, plan, members)
+    again = config.retry_rejects
+    todo = sum(not ledger.is_done(n) or (again and bool(ledger.num_rejects[n])) for n in range(plan.num_shards))
+    kept = plan.num_shards - todo
+    if todo:
+        storage.remove(storage.join(folder, "index.json"))  # it speaks of shards that are gone or will change
     say(
-        f"{plan.num_samples} compositions from {plan.photos} photos in {len(sizes)} shards"
+        f"{plan.num_samples} compositions from {plan.counts.photos} photos in {plan.num_shards} shards"
         + (f", {kept} of them whole from an earlier run" if kept else "")
     )
     made, seconds = 0, 0.0
     if todo:
-        with engine(config), Progress(sum(sizes[shard] for _, shard in todo)) as progress:
-            for mark in build_shards(todo, folder, config):
-                marks[mark.shard] = mark
-                made += mark.nsamples
-                progress.advance(sizes[mark.shard])
-        seconds = progress.seconds
+        made, seconds = _make_shards(config, members, plan, ledger, plan.num_samples - _samples_of(ledger, again))
         remove_leftovers(folder)  # of workers that died on the way, and whose shards others made
-    ordered = [marks[shard] for shard in plan.shards]
-    result = _result(folder, plan, ordered, kept, made, seconds)
-    write_rejects(folder, result.rejects)
-    if result.num_rejected > config.max_reject_fraction * result.compositions:
-        reason, count = Counter(reject.reason for mark in ordered for reject in mark.rejects).most_common(1)[0]
-        raise UserError(
-            f"build: {result.num_rejected} of {result.compositions} compositions were rejected, more than "
-            f"--max-reject-fraction {config.max_reject_fraction} allows; most often: {reason} ({count}); "
-            f"see {folder / 'rejects.parquet'}"
-        )
-    write_index(folder, ordered, recipe, plan.digest)
+    result = _planned_result(plan, config)
+    result.samples, result.num_bytes = int(ledger.nsamples.sum()), int(ledger.num_bytes.sum())
+    result.shards, result.kept_shards = int((ledger.nsamples > 0).sum()), kept
+    result.made_samples, result.seconds = made, seconds
+    result.rejects = write_rejects(folder, plan, members, ledger)
+    _check_rejects(config, result)
+    write_index(folder, plan, members, ledger, identity(members))
     return result
 
 
-def _records(config: BuildConfig) -> Iterator[Photo | Reject]:
-    """The photos of the source, as an iterator."""
-    if config.source == "coco":
-        from pics_data.sources import coco
-
-        return coco.photos(config.images, config.annotations)
-    if config.source == "lvis":
-        from pics_data.sources import lvis
-
-        return lvis.photos(config.images, config.annotations)
-    from pics_data.sources import scenes
-
-    if config.meshes is not None and not config.meshes.is_dir():
-        raise UserError(f"--meshes: {config.meshes} does not exist or is no folder; expected a folder of meshes")
-    return iter(scenes.photos(config.scene_settings(), config.num_scenes))
+def _samples_of(ledger: Ledger, again: bool) -> int:
+    """Planned samples of the shards that stay as they are."""
+    stay = (ledger.nsamples >= 0) & ~((ledger.num_rejects > 0) & again)
+    return int((ledger.nsamples + ledger.num_rejects)[stay].sum())
 
 
-def _existing_recipe(out: Path) -> dict[str, Any] | None:
-    """The recipe that `out` belongs to; None for a folder that is not there or empty."""
-    if not out.exists():
-        return None
-    path = out / "recipe.json"
-    if path.is_file():
-        try:
-            existing = orjson.loads(path.read_bytes())
-        except orjson.JSONDecodeError:
-            raise UserError(f"--out: {path} is not JSON; delete {out} or give another --out") from None
-        if not isinstance(existing, dict) or not isinstance(existing.get("recipe"), dict):
-            raise UserError(f"--out: {path} is not the recipe of a build; delete {out} or give another --out")
-        return existing
-    strangers = sorted(p.name for p in out.iterdir() if p.name not in FORMAT_FILES and not p.name.startswith("."))
-    if strangers:
+def _make_shards(
+    config: BuildConfig, members: list[Member], plan: Plan, ledger: Ledger, num_samples: int
+) -> tuple[int, float]:
+    """Makes what is not done and enters it into `ledger`; returns the samples made, and seconds."""
+
+    def left() -> Iterator[Todo]:
+        for number, shard, member in shards_of(plan, members):
+            if not ledger.is_done(number) or (config.retry_rejects and ledger.num_rejects[number]):
+                yield number, shard, member
+
+    made = 0
+    # The list of what is left is read while it is worked on, so what is done must not change it.
+    done = Ledger(plan.num_shards)
+    with engine(config), Progress(num_samples) as progress:
+        for number, mark in build_shards(left(), plan, config.out, members, config):
+            done.enter(number, mark)
+            made += mark.nsamples
+            progress.advance(mark.nsamples + len(mark.rejects))
+    ledger.take(done)
+    return made, progress.seconds
+
+
+def _check_rejects(config: BuildConfig, result: BuildResult) -> None:
+    failed = Counter({key: n for key, n in result.rejects.items() if key[0] not in ("plan", "filter")})
+    if failed.total() > config.max_reject_fraction * result.compositions:
+        (_, reason), count = failed.most_common(1)[0]
         raise UserError(
-            f"--out: {out} holds other files ({', '.join(strangers[:3])}{', ...' if len(strangers) > 3 else ''}) "
-            "and no recipe.json of a build; give an empty folder"
+            f"build: {failed.total()} of {result.compositions} compositions were rejected, more than "
+            f"--max-reject-fraction {config.max_reject_fraction} allows; most often: {reason} ({count}); "
+            f"see {storage.join(config.out, 'rejects.parquet')}"
         )
-    return None
-
-
-def _check_same_build(out: Path, existing: dict[str, Any] | None, recipe: dict[str, Any], plan: Plan) -> None:
-    if existing is None:
-        return
-    mine = orjson.loads(orjson.dumps(recipe))
-    theirs = existing["recipe"]
-    differing = [f"{key} {theirs.get(key)} there, {mine.get(key)} here" for key in mine if theirs.get(key) != mine[key]]
-    if differing:
-        raise UserError(
-            f"--out: {out} holds shards of another recipe ({'; '.join(differing)}); "
-            "give another --out, or delete that folder"
-        )
-    if existing.get("plan_sha256") != plan.digest:
-        raise UserError(
-            f"--out: {out} was begun with other annotations or other photos present (same recipe, another plan); "
-            "give another --out, or delete that folder"
-        )
-
-
-def _write_head(folder: Path, config: BuildConfig, plan: Plan, recipe: dict[str, Any]) -> None:
-    """Writes what the folder belongs to before any shard is in it: `recipe.json`, then `plan.parquet`."""
-    value = {
-        "recipe": recipe,
-        "plan_sha256": plan.digest,
-        "images": [str(path) for path in config.images],
-        "annotations": [str(path) for path in config.annotations],
-        "photos": plan.photos,
-        "missing_photos": plan.missing,
-        "photos_without_pair": plan.without_pair,
-        "compositions": plan.num_samples,
-    }
-    write_json(folder / "recipe.json", value)
-    temporary = folder / f".plan.parquet.{os.getpid()}.tmp"
-    write_plan(plan, temporary)
-    replace(temporary, folder / "plan.parquet")
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Holds `folder` for this build. The lock goes with the process, however it ends, and leaves no file."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def lock_folder(folder: str) -> Iterator[None]:
+    """Holds a local `folder`, made if need be, for this build. The lock goes with the process, however it ends.
+
+    A store knows no locks: two builds of one recipe write the same bytes there, and only take twice the work.
+    """
+    if storage.is_remote(folder):
+        yield
+        return
+    path = storage.local_path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,18 +165,15 @@ def lock_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _result(folder: Path, plan: Plan, marks: list[ShardMark], kept: int, made: int, seconds: float) -> BuildResult:
+def _planned_result(plan: Plan, config: BuildConfig) -> BuildResult:
     return BuildResult(
-        folder=folder,
-        photos=plan.photos,
-        missing=plan.missing,
-        without_pair=plan.without_pair,
+        folder=config.out,
+        photos=plan.counts,
         compositions=plan.num_samples,
-        samples=sum(mark.nsamples for mark in marks),
-        num_bytes=sum(mark.num_bytes for mark in marks),
-        shards=sum(mark.nsamples > 0 for mark in marks),
-        kept_shards=kept,
-        seconds=seconds,
-        made_samples=made,
-        rejects=[*plan.rejects, *(reject for mark in marks for reject in mark.rejects)],
+        samples=0,
+        num_bytes=0,
+        shards=plan.num_shards,
+        kept_shards=0,
+        made_samples=0,
+        seconds=0.0,
     )

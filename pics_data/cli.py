@@ -1,4 +1,4 @@
-"""`pics-data build | verify | inspect`."""
+"""`pics-data build | plan | verify | inspect`."""
 
 import difflib
 import sys
@@ -42,6 +42,14 @@ def build_command(config: BuildConfig) -> int:
     return 0
 
 
+def plan_command(config: BuildConfig) -> int:
+    from pics_data.build import build
+    from pics_data.progress import summary
+
+    print(summary(build(config, plan_only=True)))
+    return 0
+
+
 def verify_command(config: VerifyConfig) -> int:
     from pics_data.verify import verify
 
@@ -58,10 +66,15 @@ def inspect_command(config: InspectConfig) -> int:
     return 0
 
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
-    "build": (BuildConfig, build_command),
-    "verify": (VerifyConfig, verify_command),
-    "inspect": (InspectConfig, inspect_command),
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
+    "build": (BuildConfig, build_command, str(BuildConfig.__doc__)),
+    "plan": (
+        BuildConfig,
+        plan_command,
+        "Chooses compositions and writes the plan alone; `build` then goes on from it.",
+    ),
+    "verify": (VerifyConfig, verify_command, str(VerifyConfig.__doc__)),
+    "inspect": (InspectConfig, inspect_command, str(InspectConfig.__doc__)),
 }
 
 
@@ -69,7 +82,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code. Raises `UserError`."""
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
-        lines = [f"  {name:{width}}  {config.__doc__}" for name, (config, _) in COMMANDS.items()]
+        lines = [f"  {name:{width}}  {about}" for name, (_, _, about) in COMMANDS.items()]
         print("usage: pics-data COMMAND [--recipe FILE.yaml] [options]\n", *lines, sep="\n")
         print("\n`pics-data COMMAND --help` lists the options.")
         return 0 if argv else 2
@@ -77,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
         close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"pics-data: unknown command `{argv[0]}`; {hint}")
-    config_type, command = COMMANDS[argv[0]]
+    config_type, command, _ = COMMANDS[argv[0]]
     config = parse_recipe(config_type, argv[1:], prog=f"pics-data {argv[0]}")
     try:
         return command(config)

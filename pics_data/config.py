@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pics_common.errors import UserError
 
@@ -23,6 +23,9 @@ Source = Literal[
     "scenes",
     "viton_hd",
 ]
+
+UNANNOTATED = ("dreambooth", "folder")  # photos without annotation files
+MASKLESS = ("dreambooth", "folder", "objects365")  # annotations, if any, without silhouettes
 
 # What changes no byte of a shard: where things are, how they run, when to give up. The digest of the plan stands for
 # the contents of the images' and annotations' paths, so a data set may move between two runs.
@@ -160,11 +163,23 @@ class BuildConfig:
     """Shards made at the same time; 0: one for each CPU."""
     address: str | None = None
     """Ray cluster to run on: `auto` or host:port. Photos and `out` must then be in places that all nodes share."""
+
     def check(self) -> "BuildConfig":
         """Raises `UserError` for a value out of range or an option without effect; returns itself."""
         ranges: tuple[tuple[str, float, float], ...] = (
+            ("objects", 1, 8),
             ("pairs_per_photo", 1, 1_000),
             ("min_area", 0, 1),
+            ("min_iou", 0, 1),
+            ("max_iou", 0, 1),
+            ("containment", 0.01, 1),
+            ("max_gap", -1, 1_000_000),
+            ("max_parts", 0, 1_000_000),
+            ("max_holes", -1, 1_000_000),
+            ("max_border", 0, 1),
+            ("min_edge", 0, 1),
+            ("gpus_per_worker", 0, 1_000),
+            ("predictors", 1, 100_000),
             ("val_fraction", 0, 1),
             ("shard_samples", 0, 1_000_000),
             ("size", 0, 16_384),
@@ -181,24 +196,42 @@ class BuildConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"{_option(name)} {value}: expected {low} to {high}")
-        if self.source == "scenes":
-            idle = {"images": self.images, "annotations": self.annotations, "size": self.size}
-            hint = "use --scene-size for the size of scenes" if self.size else "did you mean --source coco or lvis?"
-        else:
-            defaults = {field.name: field.default for field in dataclasses.fields(self)}
-            scenes = ("num_scenes", "scene_size", "meshes")
-            idle = {name: getattr(self, name) if getattr(self, name) != defaults[name] else None for name in scenes}
-            hint = "leave it out, or use --source scenes"
-        for name, value in idle.items():
-            if value:
-                raise UserError(f"{_option(name)} has no effect with --source {self.source}; {hint}")
+        if self.min_iou >= self.max_iou:
+            raise UserError(f"--min-iou {self.min_iou} is not below --max-iou {self.max_iou}; no two objects would fit")
+        self._check_idle()
+        self._check_masks()
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """The settings that a shard's bytes depend on, beside the plan, as JSON values."""
-        values = dataclasses.asdict(self)
-        settings = {key: _plain(value) for key, value in values.items() if key not in NOT_IN_IDENTITY}
-        return {"bytes_version": BYTES_VERSION, **settings}
+    def _check_idle(self) -> None:
+        """An option without effect is a mistake."""
+        idle: tuple[str, ...]
+        if self.source == "scenes":
+            idle = ("images", "annotations", "size", "check_photos")
+            hint = "use --scene-size for the size of scenes" if self.size else "did you mean another --source?"
+        else:
+            idle = ("num_scenes", "scene_size", "meshes")
+            hint = "leave it out, or use --source scenes"
+            if self.source in UNANNOTATED:
+                idle, hint = (*idle, "annotations"), "leave it out"
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in idle:
+            if getattr(self, name) != defaults[name]:
+                raise UserError(f"{_option(name)} has no effect with --source {self.source}; {hint}")
+
+    def _check_masks(self) -> None:
+        needed = self.source in MASKLESS
+        if needed and self.masks == "given":
+            raise UserError(f"--source {self.source} has no silhouettes; give --masks sam or rembg and --mask-weights")
+        if not needed and self.masks != "given":
+            raise UserError(f"--masks {self.masks} has no effect with --source {self.source}: it has silhouettes")
+        for name in ("mask_weights", "gpus_per_worker"):
+            if getattr(self, name) and self.masks == "given":
+                raise UserError(f"{_option(name)} has no effect without --masks sam or rembg")
+        if self.masks != "given" and not self.mask_weights:
+            raise UserError(
+                f"--mask-weights is missing: --masks {self.masks} needs "
+                + ("a local folder or a hub id" if self.masks == "sam" else "an ONNX file or the name of a model")
+            )
 
     def scene_settings(self) -> "SceneSettings":
         """The settings of the renderer."""
@@ -211,7 +244,3 @@ class BuildConfig:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

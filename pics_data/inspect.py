@@ -24,7 +24,7 @@ from pics_data.inspect_charts import objects_section, origins_section, relations
 from pics_data.inspect_measure import measure_bare, quality_flags, spread
 from pics_data.inspect_pictures import STYLE, BrokenSampleError, View, broken_card, decode_view, sample_card
 from pics_data.inspect_read import Survey, read_members, survey_folder
-from pics_data.shards import read_rows
+from pics_data.ledger import read_rows
 
 NUM_WORST = 4  # samples shown for each thing worth a look
 NUM_SHARDS = 40  # rows of the table of shards

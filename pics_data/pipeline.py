@@ -1,4 +1,4 @@
-"""The Ray Data graph: shards of the plan -> decompose -> write -> completion marks.
+"""The Ray Data graph: shards of the plan -> (predict masks) -> decompose -> write -> completion marks.
 
 Only the number of a shard goes in and only its mark comes out: pixels never travel between processes. A shard is the
 unit of work, of commit and of resume; a worker reads its rows of the plan, and holds one sample at a time.
@@ -9,30 +9,53 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
+from itertools import islice
 from typing import Any
+
+import orjson
 
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
 from pics_data.decompose import decompose_all
-from pics_data.plan import read_shard_plan
-from pics_data.records import Reject
-from pics_data.shards import ShardMark, write_shard
+from pics_data.mixture import Member
+from pics_data.plan import Plan, read_shard_plan
+from pics_data.records import Composition, Reject, Sample
+from pics_data.shards import ShardMark, read_mark, write_shard
 
 MAX_RETRIES = 3  # of a shard whose worker died; Ray's own default here is without end
+WINDOW = 4096  # shards that Ray knows of at a time: its driver keeps some 20 KB of each
 CONNECT_SECONDS = 10.0
 GO_ON = "whole shards are kept, run the same command again to go on"
+Todo = tuple[int, str, int]  # number, name and member of a shard
 
 
-def build_shard(number: int, shard: str, folder: Path, config: BuildConfig) -> ShardMark:
-    """Makes one shard of the plan that lies in `folder`. Needs no Ray."""
+def build_shard(
+    number: int, shard: str, plan_folder: str, folder: str, config: BuildConfig, masks: bytes = b""
+) -> ShardMark:
+    """Makes one shard of the plan in `plan_folder`, with `masks` of a predictor or without. Needs no Ray."""
     import cv2
 
     cv2.setNumThreads(1)  # a worker has one CPU: more threads than that only get in each other's way
-    return write_shard(folder, shard, decompose_all(read_shard_plan(folder / "plan.parquet", number), config))
+    compositions = _compositions(plan_folder, number, masks)
+    if config.retry_rejects and (mark := read_mark(folder, shard)) is not None:
+        rejected = {reject.key for reject in mark.rejects}
+        again = (composition for composition in compositions if composition.key in rejected)
+        if not any(isinstance(record, Sample) for record in decompose_all(again, config)):
+            return mark  # nothing would change
+        compositions = _compositions(plan_folder, number, masks)
+    return write_shard(folder, shard, decompose_all(compositions, config))
+
+
+def _compositions(plan_folder: str, number: int, masks: bytes) -> Iterator[Composition]:
+    compositions = read_shard_plan(plan_folder, number)
+    if not masks:
+        return compositions
+    from pics_data.predict.stage import with_masks
+
+    return with_masks(compositions, orjson.loads(masks))
 
 
 def check_address(config: BuildConfig) -> None:
@@ -60,47 +83,75 @@ def engine(config: BuildConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def build_shards(todo: Sequence[tuple[int, str]], folder: Path, config: BuildConfig) -> Iterator[ShardMark]:
-    """Makes the shards `todo` (number in the plan, name) and yields their marks as they are done, in any order.
+def build_shards(
+    todo: Iterable[Todo], plan: Plan, folder: str, members: list[Member], config: BuildConfig
+) -> Iterator[tuple[int, ShardMark]]:
+    """Makes the shards `todo` and yields number and mark of each as it is done, in any order.
 
     Runs within `engine`. Raises `UserError` where the machine fails: a full disk, a lost node, a worker that dies
     again and again.
     """
     import ray
 
-    left = {shard for _, shard in todo}
-    try:
-        for mark in _run(ray, todo, folder, config):
-            left.discard(mark.shard)
-            yield mark
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OSError):  # such as a full disk
-            shared = "; do all nodes share it?" if config.address else ""
-            raise UserError(f"build: {error.cause.strerror} (at work in {folder}{shared}); {GO_ON}") from error
-        raise  # a bug: Ray's error shows the worker's traceback
-    except ray.exceptions.RayError as error:
-        raise UserError(
-            f"build: {type(error).__name__}: a worker died {1 + MAX_RETRIES} times, or a node was lost; {GO_ON}. "
-            f"{len(left)} shards are not done, the first is {min(left, default='none')}"
-        ) from error
+    configs = [replace(member.config, retry_rejects=config.retry_rejects) for member in members]
+    shards = iter(todo)
+    while window := list(islice(shards, WINDOW)):
+        left = {number: shard for number, shard, _ in window}
+        try:
+            for number, mark in _run(ray, window, plan.folder, folder, configs, config.workers):
+                del left[number]
+                yield number, mark
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            if isinstance(error.cause, OSError):  # such as a full disk
+                shared = "; do all nodes reach it?" if config.address else ""
+                raise UserError(f"build: {error.cause.strerror} (at work in {folder}{shared}); {GO_ON}") from error
+            raise  # a bug: Ray's error shows the worker's traceback
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                f"build: {type(error).__name__}: a worker died {1 + MAX_RETRIES} times, or a node was lost; {GO_ON}. "
+                f"Shards that are not done: {', '.join(sorted(left.values())[:3])}{', ...' if len(left) > 3 else ''}"
+            ) from error
 
 
-def _run(ray: Any, todo: Sequence[tuple[int, str]], folder: Path, config: BuildConfig) -> Iterator[ShardMark]:
+def _run(
+    ray: Any, window: list[Todo], plan_folder: str, folder: str, configs: list[BuildConfig], workers: int
+) -> Iterator[tuple[int, ShardMark]]:
     def work(row: dict[str, Any]) -> dict[str, Any]:
-        return asdict(build_shard(row["number"], row["shard"], folder, config))
+        config = configs[row["member"]]
+        mark = build_shard(row["number"], row["shard"], plan_folder, folder, config, row.get("masks", b""))
+        return {"number": row["number"], "mark": orjson.dumps(asdict(mark))}
 
-    items = [{"number": number, "shard": shard} for number, shard in todo]
+    items = [{"number": number, "shard": shard, "member": member} for number, shard, member in window]
     # A block a shard, or Ray would give a worker several shards and leave others without.
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    compute = ray.data.TaskPoolStrategy(size=config.workers) if config.workers else None
+    if any(config.masks != "given" for config in configs):
+        dataset = _with_masks(ray, dataset, plan_folder, configs)
+    compute = ray.data.TaskPoolStrategy(size=workers) if workers else None
     with warnings.catch_warnings():
         # Ray 2.60 calls this way of passing `max_retries` deprecated, and offers no other yet.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         done = dataset.map(work, compute=compute, num_cpus=1, max_retries=MAX_RETRIES)
     for row in done.iter_rows():
-        rejects = tuple(Reject(**reject) for reject in row.pop("rejects"))
-        yield ShardMark(**row, rejects=rejects)
+        values = orjson.loads(row["mark"])
+        rejects = tuple(Reject(**reject) for reject in values.pop("rejects"))
+        yield row["number"], ShardMark(**values, rejects=rejects)
+
+
+def _with_masks(ray: Any, dataset: Any, plan_folder: str, configs: list[BuildConfig]) -> Any:
+    """Adds the stage that predicts the silhouettes of a shard's objects: an operator with GPUs of its own."""
+    from pics_data.predict.stage import PredictShard
+
+    config = next(config for config in configs if config.masks != "given")
+    return dataset.map(
+        PredictShard,
+        fn_constructor_args=(plan_folder, configs),
+        compute=ray.data.ActorPoolStrategy(size=config.predictors),
+        num_gpus=config.gpus_per_worker or None,
+        num_cpus=0 if config.gpus_per_worker else 1,
+    )
 
 
 def _start_ray(ray: Any, config: BuildConfig) -> None:
@@ -117,7 +168,7 @@ def _start_ray(ray: Any, config: BuildConfig) -> None:
         ray.init(
             num_cpus=config.workers or None,
             include_dashboard=False,
-            object_store_memory=100 * 2**20,  # only names and marks pass through it
+            object_store_memory=100 * 2**20,  # only names, marks and silhouettes pass through it
             **quiet,
         )
     context = ray.data.DataContext.get_current()

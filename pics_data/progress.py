@@ -64,15 +64,56 @@ class Progress:
             say(f"{self.done} of {self.total} samples, {rate:.1f}/s, {_duration(left)} left")
 
 
+class PlanProgress:
+    """Photos and compositions found so far: a live line on a terminal, else a plain line every ten seconds.
+
+    How many there will be, nobody knows before the annotations are read.
+    """
+
+    def __init__(self) -> None:
+        self._started = self._last_line = time.monotonic()
+        console = Console(stderr=True)
+        self._status = console.status("reading annotations") if console.is_terminal else None
+
+    def __enter__(self) -> "PlanProgress":
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def tick(self, photos: int, samples: int) -> None:
+        """Tells how far it is."""
+        now = time.monotonic()
+        if now - self._last_line < (0.2 if self._status else PLAIN_LINE_SECONDS):
+            return
+        self._last_line = now
+        line = f"{photos} photos, {samples} compositions, {photos / (now - self._started):.0f} photos/s"
+        if self._status:
+            self._status.update(line)
+        else:
+            say(line)
+
+
 def summary(result: "BuildResult") -> str:
     """The closing lines of a build: what went in, what came out, what was dropped and why."""
-    with_pair = result.photos - result.missing - result.without_pair
+    counts = result.photos
+    with_pair = counts.photos - counts.missing - counts.without_pair - counts.left_out
+    left_out = f", {counts.left_out} left out" if counts.left_out else ""
     lines = [
-        f"photos        {result.photos}: {with_pair} with compositions, {result.without_pair} without two objects "
-        f"that touch, {result.missing} missing",
+        f"photos        {counts.photos}: {with_pair} with compositions, {counts.without_pair} without objects that "
+        f"touch, {counts.missing} missing{left_out}",
         f"compositions  {result.compositions}",
+    ]
+    if not result.samples and not result.rejects:
+        return "\n".join(
+            [*lines, f"plan          {result.shards} shards planned, none made", f"folder        {result.folder}"]
+        )
+    lines += [
         f"samples       {result.samples} in {result.shards} shards, {result.num_bytes / 1e6:.1f} MB",
-        f"rejects       {_rejects_line(result)}",
+        f"rejects       {_rejects_line(result.rejects)}",
     ]
     if result.made_samples:
         rate = result.made_samples / max(result.seconds, 1e-9)
@@ -83,12 +124,11 @@ def summary(result: "BuildResult") -> str:
     return "\n".join(lines)
 
 
-def _rejects_line(result: "BuildResult") -> str:
-    counts = Counter((reject.stage, reject.reason) for reject in result.rejects)
+def _rejects_line(counts: Counter[tuple[str, str]]) -> str:
     if not counts:
         return "none"
     parts = [f"{count} {reason} ({stage})" for (stage, reason), count in sorted(counts.items(), key=lambda c: -c[1])]
-    return f"{sum(counts.values())}: {', '.join(parts)}"
+    return f"{counts.total()}: {', '.join(parts)}"
 
 
 def _duration(seconds: float) -> str:

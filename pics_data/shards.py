@@ -1,30 +1,24 @@
-"""The shard format, writing side: one tar a shard, its completion mark, the index. See shards/README.md.
+"""The shard format, writing side: one tar a shard, and its completion mark. See shards/README.md.
 
-A tar is written beside its name, flushed, renamed; then its mark is written the same way. What has a mark is whole,
+A tar appears under its name when it is complete; then its table of samples, then its mark. What has a mark is whole,
 what has none is not there: so a run may be killed at any point and taken up again.
 """
 
 import hashlib
-import os
 import tarfile
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pics_common.errors import UserError
-from pics_common.files import flush
+from pics_common import storage
 from pics_data.records import Reject, Sample
+from pics_data.sample_table import write_table
 
 BLOCK = 512
 RECORD = 20 * BLOCK
-REJECT_SCHEMA = pa.schema({name: pa.string() for name in ("key", "stage", "reason", "detail")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +31,6 @@ class ShardMark:
     sha256: str
     rejects: tuple[Reject, ...] = ()
 
-    @property
-    def split(self) -> str:
-        return self.shard.partition("-")[0]
-
 
 def tar_member(name: str, data: bytes) -> bytes:
     """A tar member, header and padding included, that depends on name and data only: no time, no owner."""
@@ -51,136 +41,70 @@ def tar_member(name: str, data: bytes) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % BLOCK)
 
 
-def write_shard(folder: Path, shard: str, records: Iterable[Sample | Reject]) -> ShardMark:
-    """Writes `folder/<shard>.tar` and its mark from `records`, one sample in memory at a time."""
-    target = folder / f"{shard}.tar"
-    temporary = _temporary(target)
-    try:
-        with temporary.open("wb") as file:
-            mark = _write_tar(file, shard, records)
+def write_shard(folder: str, shard: str, records: Iterable[Sample | Reject]) -> ShardMark:
+    """Writes `<shard>.tar`, its table and its mark into `folder`, a path or URL; one sample is in memory at a time."""
+    tar = storage.join(folder, f"{shard}.tar")
+    metas: list[dict[str, Any]] = []
+    with storage.new_file(tar) as (file, commit):
+        mark = _write_tar(file.write, shard, records, metas)
         if mark.nsamples:
-            temporary.rename(target)
-        else:
-            target.unlink(missing_ok=True)
-    finally:
-        temporary.unlink(missing_ok=True)
-    flush(folder)
-    write_json(mark_path(folder, shard), asdict(mark))
+            commit()
+    if not mark.nsamples:
+        storage.remove(tar)
+    write_table(table_path(folder, shard), metas)
+    storage.write(mark_path(folder, shard), orjson.dumps(asdict(mark), option=orjson.OPT_INDENT_2))
     return mark
 
 
-def _write_tar(file: BinaryIO, shard: str, records: Iterable[Sample | Reject]) -> ShardMark:
+def _write_tar(
+    write_out: Callable[[bytes], int], shard: str, records: Iterable[Sample | Reject], metas: list[dict[str, Any]]
+) -> ShardMark:
     digest = hashlib.sha256()
-    nsamples = num_bytes = 0
+    num_bytes = 0
     rejects: list[Reject] = []
 
     def write(data: bytes) -> None:
         nonlocal num_bytes
         digest.update(data)
-        num_bytes += file.write(data)
+        num_bytes += write_out(data)
 
     for record in records:
         if isinstance(record, Reject):
             rejects.append(record)
             continue
-        nsamples += 1
+        start = num_bytes
         for extension, data in record.members.items():
             write(tar_member(f"{record.key}.{extension}", data))
+        metas.append({"key": record.key, "num_bytes": num_bytes - start, **orjson.loads(record.members["meta.json"])})
     write(bytes(2 * BLOCK))
     write(bytes(-num_bytes % RECORD))  # whole records, as every tar program writes them
-    _flush(file)
-    if not nsamples:
+    if not metas:
         return ShardMark(shard, 0, 0, "", tuple(rejects))
-    return ShardMark(shard, nsamples, num_bytes, digest.hexdigest(), tuple(rejects))
+    return ShardMark(shard, len(metas), num_bytes, digest.hexdigest(), tuple(rejects))
 
 
-def mark_path(folder: Path, shard: str) -> Path:
-    return folder / "parts" / f"{shard}.json"
+def mark_path(folder: str, shard: str) -> str:
+    return storage.join(folder, "parts", f"{shard}.json")
 
 
-def read_mark(folder: Path, shard: str) -> ShardMark | None:
-    """The mark of a shard if the shard is whole: the mark is there and the tar has the size it says."""
+def table_path(folder: str, shard: str) -> str:
+    return storage.join(folder, "parts", f"{shard}.parquet")
+
+
+def read_mark(folder: str, shard: str) -> ShardMark | None:
+    """The mark of a shard; None where there is none, or not one that this version writes."""
     try:
-        values = orjson.loads(mark_path(folder, shard).read_bytes())
-        rejects = tuple(Reject(**reject) for reject in values.pop("rejects"))
-        mark = ShardMark(**values, rejects=rejects)
+        values = orjson.loads(storage.read(mark_path(folder, shard)))
+        return ShardMark(**{**values, "rejects": tuple(Reject(**reject) for reject in values["rejects"])})
     except (FileNotFoundError, orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        return None  # none, or not one that this version writes
-    tar = folder / f"{shard}.tar"
-    size = tar.stat().st_size if tar.is_file() else 0
-    return mark if size == mark.num_bytes else None
+        return None
 
 
-def write_index(folder: Path, marks: Sequence[ShardMark], recipe: dict[str, Any], plan_digest: str) -> dict[str, Any]:
-    """Writes `index.json`, the last file of a build, in the layout of `wids`; returns what it wrote."""
-    index = {
-        "__kind__": "wids-shard-index-v1",
-        "wids_version": 1,
-        "name": f"pics-{recipe['source']}",
-        "shardlist": [
-            {
-                "url": f"{mark.shard}.tar",
-                "nsamples": mark.nsamples,
-                "filesize": mark.num_bytes,
-                "sha256": mark.sha256,
-                "split": mark.split,
-            }
-            for mark in marks
-            if mark.nsamples
-        ],
-        "recipe": recipe,
-        "plan_sha256": plan_digest,
-    }
-    write_json(folder / "index.json", index)
-    return index
-
-
-def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
-    """Writes `rejects.parquet`, a row for everything that went in and did not come out, in the order of keys."""
-    rows = sorted((asdict(reject) for reject in rejects), key=lambda row: (row["key"], row["stage"], row["detail"]))
-    path = folder / "rejects.parquet"
-    temporary = _temporary(path)
-    pq.write_table(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA), temporary)
-    replace(temporary, path)
-
-
-def read_rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
-    """Rows of a Parquet file beside the shards. Raises `UserError` where it is damaged or of another kind."""
-    try:
-        return pq.read_table(path, columns=columns).to_pylist()
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:  # pyarrow's errors are of these kinds too
-        raise UserError(f"{path}: cannot be read ({error}); run the same build command again") from None
-
-
-def remove_leftovers(folder: Path) -> int:
-    """Removes what killed writes left behind; returns how many files that were."""
-    leftovers = [*folder.glob(".*.tmp"), *(folder / "parts").glob(".*.tmp")]
-    for path in leftovers:
+def remove_leftovers(folder: str) -> None:
+    """Removes what killed writes left behind. A store keeps nothing of an upload that was not completed."""
+    if storage.is_remote(folder):
+        return
+    path = storage.local_path(folder)
+    for leftover in (*path.glob(".*.tmp"), *path.rglob(".*.partial")):
         with suppress(FileNotFoundError):
-            path.unlink()
-    return len(leftovers)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file atomically: after a crash it is there as a whole or not at all."""
-    temporary = _temporary(path)
-    with temporary.open("wb") as file:
-        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        _flush(file)
-    replace(temporary, path)
-
-
-def replace(temporary: Path, path: Path) -> None:
-    """Gives a flushed temporary file its name."""
-    temporary.replace(path)
-    flush(path.parent)
-
-
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that no other writer uses, not even another attempt at the same shard."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+            leftover.unlink()

@@ -21,8 +21,8 @@ import orjson
 from PIL import Image
 
 from pics_common.errors import UserError
+from pics_data.ledger import read_rows
 from pics_data.photofile import BROKEN, MAX_PIXELS, what_is_wrong
-from pics_data.shards import read_rows
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 PLAIN_KEY = re.compile(r"[^./\\\x00-\x1f]+")  # published shards: any file stem will do

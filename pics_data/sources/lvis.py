@@ -5,16 +5,16 @@ v1 names a photo by `coco_url` alone. v0.5 has a `file_name` too, but after the 
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from pics_data.records import Photo, Reject
 from pics_data.sources import coco_json
 
 
-def photos(images: Sequence[Path], annotations: Sequence[Path]) -> Iterator[Photo | Reject]:
+def photos(images: Sequence[str], annotations: Sequence[str], check_photos: bool = True) -> Iterator[Photo | Reject]:
     """The photos of LVIS annotation files; see `coco_json.photos`."""
-    return coco_json.photos("lvis", images, annotations, file_names)
+    return coco_json.photos("lvis", images, annotations, file_names, check_photos=check_photos)
 
 
 def file_names(image: dict[str, Any]) -> list[str]:

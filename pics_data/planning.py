@@ -1,0 +1,141 @@
+"""The plan of a build: the one that its folder holds, where its inputs are still the same, or a new one."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import orjson
+
+from pics_common import storage
+from pics_common.errors import UserError
+from pics_data.config import BuildConfig
+from pics_data.ledger import copy
+from pics_data.mixture import Member, identity
+from pics_data.plan import Counts, Plan, ShardGroup, make_plan
+from pics_data.progress import PlanProgress, say
+from pics_data.sources import records_of
+
+RECIPE = "recipe.json"
+PLAN = "plan"
+OURS = {"README.md", "schema.json", PLAN}  # what may be in a folder that is no build yet
+
+
+def existing_recipe(out: str) -> dict[str, Any] | None:
+    """The `recipe.json` of the build that `out` belongs to; None for a folder that is not there or empty.
+
+    Raises `UserError` for a folder that holds something else.
+    """
+    try:
+        data = storage.read(storage.join(out, RECIPE))
+    except (FileNotFoundError, NotADirectoryError):
+        strangers = sorted(name for name in storage.list_names(out) if name not in OURS and not name.startswith("."))
+        if strangers:
+            raise UserError(
+                f"--out: {out} holds other files ({', '.join(strangers[:3])}{', ...' if len(strangers) > 3 else ''}) "
+                "and no recipe.json of a build; give an empty folder"
+            ) from None
+        return None
+    try:
+        existing = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise UserError(f"--out: {out}/{RECIPE} is not JSON; delete {out} or give another --out") from None
+    if not isinstance(existing, dict) or not isinstance(existing.get("recipe"), dict):
+        raise UserError(f"--out: {out}/{RECIPE} is not the recipe of a build; delete {out} or give another --out")
+    return existing
+
+
+@contextmanager
+def planned(config: BuildConfig, members: list[Member]) -> Iterator[tuple[Plan, bool]]:
+    """The plan for the time of a `with` block, and whether it is the one that `config.out` holds.
+
+    A new plan lies in a temporary folder, to be put in place by `install`. Raises `UserError` for bad input, and where
+    `config.out` holds shards of another recipe.
+    """
+    existing = existing_recipe(config.out)
+    check_same_recipe(config.out, existing, identity(members))
+    if existing is not None and existing.get("inputs") == inputs_of(members):
+        yield _stored_plan(config.out, existing), True
+        return
+    names = ", ".join(member.config.source for member in members)
+    say(f"planning from {names}")
+    with TemporaryDirectory(prefix="pics-plan-") as folder:
+        with PlanProgress() as progress:
+            plan = make_plan(
+                members, lambda member: records_of(member.config), config, Path(folder), tick=progress.tick
+            )
+        yield plan, False
+
+
+def install(plan: Plan, config: BuildConfig, members: list[Member]) -> Plan:
+    """Puts a new plan into `config.out`: its files, then `recipe.json`. Returns the plan where it now lies.
+
+    Raises `UserError` where a build with another plan is there already.
+    """
+    existing = existing_recipe(config.out)  # another build may have come while this one planned
+    recipe = identity(members)
+    check_same_recipe(config.out, existing, recipe)
+    if existing is not None and existing.get("plan_sha256") != plan.digest:
+        raise UserError(
+            f"--out: {config.out} was begun with other annotations or other photos present (same recipe, another "
+            "plan); give another --out, or delete that folder"
+        )
+    folder = storage.join(config.out, PLAN)
+    for path in sorted(Path(plan.folder).iterdir()):
+        copy(path, storage.join(folder, path.name))
+    value = {
+        "recipe": recipe,
+        "plan_sha256": plan.digest,
+        "inputs": inputs_of(members),
+        "counts": dataclasses.asdict(plan.counts),
+        "groups": [dataclasses.asdict(group) for group in plan.groups],
+    }
+    storage.write(storage.join(config.out, RECIPE), orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    return dataclasses.replace(plan, folder=folder)
+
+
+def inputs_of(members: list[Member]) -> list[dict[str, str]]:
+    """What a plan was made from, and marks by which a change of it shows. The photos themselves are not looked at."""
+    inputs = []
+    for member in members:
+        config = member.config
+        inputs += [{"images": storage.absolute(url)} for url in config.images]
+        for url in config.annotations:
+            inputs.append({"annotations": storage.absolute(url), "signature": _signature(url)})
+        if not config.annotations:  # the photos' own names are all there is
+            inputs += [{"photos": storage.absolute(url), "signature": _signature(url)} for url in config.images]
+    return inputs
+
+
+def _signature(url: str) -> str:
+    try:
+        return storage.signature(url)
+    except FileNotFoundError:
+        return "missing"
+
+
+def check_same_recipe(out: str, existing: dict[str, Any] | None, recipe: dict[str, Any]) -> None:
+    """Raises `UserError` where `out` holds shards of another recipe."""
+    if existing is None:
+        return
+    mine = orjson.loads(orjson.dumps(recipe))
+    theirs = existing["recipe"]
+    differing = [f"{key} {theirs.get(key)} there, {mine.get(key)} here" for key in mine if theirs.get(key) != mine[key]]
+    if differing:
+        raise UserError(
+            f"--out: {out} holds shards of another recipe ({'; '.join(differing)}); "
+            "give another --out, or delete that folder"
+        )
+
+
+def _stored_plan(out: str, existing: dict[str, Any]) -> Plan:
+    try:
+        groups = [ShardGroup(**group) for group in existing["groups"]]
+        counts = Counts(**existing["counts"])
+        return Plan(storage.join(out, PLAN), str(existing["plan_sha256"]), groups, counts)
+    except (KeyError, TypeError):
+        raise UserError(
+            f"--out: {out}/{RECIPE} is not the recipe of a build; delete {out} or give another --out"
+        ) from None
