@@ -47,8 +47,11 @@ def local_path(url: str) -> Path:
 
 
 def absolute(url: str) -> str:
-    """The same place in words that mean the same to every process of this machine; no `/` at its end."""
-    return url.rstrip("/") if is_remote(url) else os.path.abspath(local_path(url))
+    """The same place in words that mean the same to every process; no `/` at its end.
+
+    Links stay as they are: on another node of a cluster they may lead elsewhere.
+    """
+    return url.rstrip("/") if is_remote(url) else os.path.abspath(local_path(url))  # noqa: PTH100
 
 
 def join(folder: str, *names: str) -> str:
