@@ -33,14 +33,14 @@ def mask_of(segmentation: Any, height: int, width: int, read_labels: ReadLabels 
     return mask
 
 
-def measure(segmentation: Any, height: int, width: int) -> tuple[Box, int]:
+def measure(segmentation: Any, height: int, width: int) -> tuple[Box, float]:
     """The box (x, y, width, height) and the number of pixels of an `Instance.segmentation` that needs no label picture.
 
     For data sets that say neither. Raises `RejectError` as `mask_of` does.
     """
     mask = mask_of(segmentation, height, width)
     x, y, box_width, box_height = cv2.boundingRect(mask.view(np.uint8))
-    return (float(x), float(y), float(box_width), float(box_height)), int(np.count_nonzero(mask))
+    return (float(x), float(y), float(box_width), float(box_height)), float(np.count_nonzero(mask))
 
 
 def _any_mask(segmentation: Any, height: int, width: int, read_labels: ReadLabels | None) -> Mask:
@@ -84,10 +84,15 @@ def _visible_mask(segmentation: dict[str, Any], height: int, width: int) -> Mask
 def _polygon_mask(polygons: list[Any], height: int, width: int) -> Mask:
     if not polygons:
         raise RejectError("empty mask", "no polygon")
-    for polygon in polygons:
-        _check_polygon(polygon, height, width)
+    check_polygons(polygons, height, width)
     rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     return np.ascontiguousarray(coco_mask.decode(rle)).view(np.bool_)
+
+
+def check_polygons(polygons: list[Any], height: int, width: int) -> None:
+    """Raises `RejectError` "malformed polygon" unless each is [x, y, x, y, x, y, ...], in or near the photo."""
+    for polygon in polygons:
+        _check_polygon(polygon, height, width)
 
 
 def _check_polygon(polygon: Any, height: int, width: int) -> None:

@@ -154,7 +154,7 @@ def read_segment(segment: dict[str, Any], things: dict[str, str], regions: dict[
         box=(x, y, width, height),
         area=area,
         segmentation={"labels": "rgb", "values": [number]},
-        crowd=bool(segment.get("iscrowd", 0)),
+        crowd=bool(segment.get("iscrowd") or segment.get("ignore")),
     )
 
 
