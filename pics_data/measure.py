@@ -1,4 +1,7 @@
-"""What a sample's metadata says of its silhouettes: quality of each, relation of two. All of it is cheap."""
+"""What a sample's metadata says of its silhouettes: quality of each, relation of two. All of it is cheap.
+
+Boxes are (x, y, width, height) in whole pixels. Where a mask's box is not given, it is measured.
+"""
 
 from dataclasses import dataclass
 
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 
+CROSS_OVER = 3  # how often the search for a short way between two outlines changes sides
 SOBEL_STEP = 4 * 255  # what a 3 x 3 Sobel filter answers to a straight step from black to white
 
 
@@ -24,15 +28,33 @@ class Quality:
     edge: float
 
 
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How two silhouettes stand to each other; see `relations` in shards/schema.json."""
+
+    box_iou: float
+    gap_px: float
+    contact_px: int
+    overlap_px: int
+
+
 def bounding_box(mask: Mask) -> Box:
-    """(x, y, width, height) of a mask that is not empty."""
+    """The box of a mask; its width and height are 0 where the mask is empty."""
     return cv2.boundingRect(mask.view(np.uint8))
 
 
-def measure_quality(rgb: NDArray[np.uint8], mask: Mask) -> Quality:
+def box_iou(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes that are not empty."""
+    width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    both = max(width, 0) * max(height, 0)
+    return both / (first[2] * first[3] + second[2] * second[3] - both)
+
+
+def measure_quality(rgb: NDArray[np.uint8], mask: Mask, box: Box | None = None) -> Quality:
     """Measures one silhouette. rgb [H, W, 3], mask [H, W], not empty."""
     height, width = mask.shape
-    x, y, w, h = bounding_box(mask)
+    x, y, w, h = box or bounding_box(mask)
     tight = mask[y : y + h, x : x + w]
     padded = np.pad(tight, 1).view(np.uint8)
     _, hierarchy = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -68,22 +90,63 @@ def _edge_sharpness(rgb: NDArray[np.uint8], mask: Mask, box: Box) -> float:
     outline = around != cv2.erode(around, np.ones((3, 3), np.uint8))
     if not outline.any():
         return 0.0
-    across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    return min(1.0, float(np.hypot(across[outline], down[outline]).mean()) / SOBEL_STEP)
+    across, down = cv2.Sobel(grey, cv2.CV_16S, 1, 0), cv2.Sobel(grey, cv2.CV_16S, 0, 1)
+    return min(1.0, float(np.hypot(across[outline], down[outline], dtype=np.float32).mean()) / SOBEL_STEP)
 
 
-def contact_and_gap(first: Mask, second: Mask) -> tuple[int, float]:
+def measure_relation(first: Mask, second: Mask, boxes: tuple[Box, Box] | None = None) -> Relation:
+    """Measures how two silhouettes [H, W] of one photo stand to each other; neither is empty."""
+    boxes = boxes or (bounding_box(first), bounding_box(second))
+    both = _common(*boxes, first.shape, reach=0)
+    contact, gap = contact_and_gap(first, second, boxes)
+    return Relation(
+        box_iou=round(box_iou(*boxes), 6),
+        gap_px=gap,
+        contact_px=contact,
+        overlap_px=int(np.count_nonzero(first[both] & second[both])) if contact else 0,
+    )
+
+
+def contact_and_gap(first: Mask, second: Mask, boxes: tuple[Box, Box] | None = None) -> tuple[int, float]:
     """Pixels of the first silhouette that touch (8 neighbours) or overlap the second, and the gap between the two.
 
     The gap is the least distance between their pixels' centres, less one; 0 where they touch.
     """
-    boxes = bounding_box(first), bounding_box(second)
-    left, top = min(b[0] for b in boxes), min(b[1] for b in boxes)
-    right, bottom = max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
-    a = first[top:bottom, left:right]
-    b = second[top:bottom, left:right].view(np.uint8)
-    contact = int(np.count_nonzero(a & (cv2.dilate(b, np.ones((3, 3), np.uint8)) > 0)))
+    boxes = boxes or (bounding_box(first), bounding_box(second))
+    near = _common(*boxes, first.shape, reach=1)
+    around = cv2.dilate(second[near].view(np.uint8), np.ones((3, 3), np.uint8)) if first[near].size else None
+    contact = 0 if around is None else int(np.count_nonzero(first[near] & around.view(np.bool_)))
     if contact:
         return contact, 0.0
-    distance = cv2.distanceTransform(1 - b, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return 0, round(float(distance[a].min()) - 1, 2)
+    # The closest two pixels are no further from the other's box than any two pixels are from each other.
+    near = _common(*boxes, first.shape, reach=_short_way(first, second, boxes))
+    distance = cv2.distanceTransform(1 - second[near].view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return 0, round(float(distance[first[near]].min()) - 1, 2)
+
+
+def _common(first: Box, second: Box, shape: tuple[int, ...], reach: int) -> tuple[slice, slice]:
+    """Rows and columns of the photo that are within `reach` pixels of both boxes."""
+    left, right = max(first[0], second[0]) - reach, min(first[0] + first[2], second[0] + second[2]) + reach
+    top, bottom = max(first[1], second[1]) - reach, min(first[1] + first[3], second[1] + second[3]) + reach
+    top, left = max(0, top), max(0, left)
+    return slice(top, max(top, min(bottom, shape[0]))), slice(left, max(left, min(right, shape[1])))
+
+
+def _short_way(first: Mask, second: Mask, boxes: tuple[Box, Box]) -> int:
+    """A distance in whole pixels, rounded up, between some pixel of each mask: mostly close to the least one."""
+    outlines = [_corners(mask, box) for mask, box in zip((first, second), boxes, strict=True)]
+    here, least = outlines[0][0], np.inf
+    for step in range(1, CROSS_OVER + 1):
+        other = outlines[step % 2]
+        squares = ((other - here) ** 2).sum(axis=1)
+        here, least = other[squares.argmin()], squares.min()
+    return int(np.ceil(np.sqrt(least)))
+
+
+def _corners(mask: Mask, box: Box) -> NDArray[np.int32]:
+    """The corners (x, y) of a mask's outlines, [N, 2]: pixels of the mask."""
+    x, y, w, h = box
+    outlines, _ = cv2.findContours(
+        mask[y : y + h, x : x + w].view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y)
+    )
+    return np.concatenate(outlines).reshape(-1, 2)
