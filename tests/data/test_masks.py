@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 
-from pics_data.masks import mask_of, rle_runs
+from pics_data.masks import mask_of, measure, rle_runs
 from pics_data.records import RejectError
 from tests.data.photos_for_tests import uncompressed
 
@@ -45,6 +45,63 @@ def test_polygons_equal_pycocotools(points: list[tuple[float, float]], copies: i
             mask_of(polygons, 40, 60)
 
 
+polygon_lists = st.lists(
+    st.lists(st.tuples(st.floats(-5, 65), st.floats(-5, 45)), min_size=3, max_size=8).map(
+        lambda points: [value for point in points for value in point]
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def drawn(polygons: list[list[float]]) -> np.ndarray:
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 40, 60))).astype(bool)
+
+
+@given(polygon_lists, polygon_lists)
+def test_polygons_less_others_equal_the_difference_of_both(back: list[list[float]], front: list[list[float]]) -> None:
+    truth = drawn(back) & ~drawn(front)
+    for minus, expected in ((front, truth), ([], drawn(back))):
+        segmentation = {"polygons": back, "minus": minus}
+        if expected.any():
+            assert np.array_equal(mask_of(segmentation, 40, 60), expected)
+        else:
+            with pytest.raises(RejectError, match="empty mask"):
+                mask_of(segmentation, 40, 60)
+
+
+@given(polygon_lists, polygon_lists)
+def test_measure_equals_the_mask(back: list[list[float]], front: list[list[float]]) -> None:
+    mask = drawn(back) & ~drawn(front)
+    if mask.any():
+        ys, xs = np.nonzero(mask)
+        box = (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
+        assert measure({"polygons": back, "minus": front}, 40, 60) == (tuple(map(float, box)), float(len(ys)))
+
+
+@given(
+    arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=20), elements=st.integers(-3, 9)),
+    st.lists(st.integers(-3, 9), min_size=1, max_size=6),
+)
+def test_a_mask_of_labels_is_the_pixels_of_its_values(labels: np.ndarray, values: list[int]) -> None:
+    asked: list[str] = []
+
+    def read(form: str) -> np.ndarray:
+        asked.append(form)
+        return labels
+
+    truth = np.array([[int(value) in values for value in row] for row in labels])
+    segmentation = {"labels": "rgba", "values": values}
+    if truth.any():
+        mask = mask_of(segmentation, labels.shape[0], labels.shape[1], read)
+        assert mask.dtype == np.bool_
+        assert np.array_equal(mask, truth)
+    else:
+        with pytest.raises(RejectError, match="empty mask"):
+            mask_of(segmentation, labels.shape[0], labels.shape[1], read)
+    assert asked == ["rgba"]
+
+
 TRIANGLE = [1.0, 1.0, 8.0, 1.0, 4.0, 8.0]
 
 
@@ -70,9 +127,31 @@ TRIANGLE = [1.0, 1.0, 8.0, 1.0, 4.0, 8.0]
         ({"size": [10, 10], "counts": "oooooooooooooooooooo"}, "malformed RLE"),
         ({"size": [10, 10], "counts": "\u20ac"}, "malformed RLE"),
         ({"size": [10, 10], "counts": "o"}, "malformed RLE"),
+        ({"polygons": [], "minus": [TRIANGLE]}, "empty mask"),
+        ({"polygons": [TRIANGLE], "minus": [TRIANGLE]}, "empty mask"),
+        ({"polygons": TRIANGLE}, "malformed polygon"),
+        ({"polygons": None}, "malformed polygon"),
+        ({"polygons": [TRIANGLE], "minus": TRIANGLE}, "malformed polygon"),
+        ({"polygons": [TRIANGLE], "minus": {}}, "malformed polygon"),
+        ({"polygons": [TRIANGLE], "minus": [[1.0, 1.0]]}, "malformed polygon"),
+        ({"polygons": [TRIANGLE], "minus": [[1e12, 1.0, 2.0, 2.0, 3.0, 3.0]]}, "malformed polygon"),
+        ({"labels": "cmyk", "values": [1]}, "malformed labels"),
+        ({"labels": ["rgb"], "values": [1]}, "malformed labels"),
+        ({"labels": "rgb"}, "malformed labels"),
+        ({"labels": "rgb", "values": []}, "malformed labels"),
+        ({"labels": "rgb", "values": [1.5]}, "malformed labels"),
+        ({"labels": "rgb", "values": [True]}, "malformed labels"),
+        ({"labels": "rgb", "values": [2**31]}, "malformed labels"),
+        ({"labels": "rgb", "values": [1]}, "missing labels"),
     ],
 )
 def test_a_malformed_silhouette_is_a_reject_with_a_reason(segmentation: Any, reason: str) -> None:
     with pytest.raises(RejectError) as error:
         mask_of(segmentation, 10, 10)
     assert error.value.reason == reason
+
+
+def test_labels_of_another_size_than_the_photo_are_a_reject() -> None:
+    with pytest.raises(RejectError) as error:
+        mask_of({"labels": "rgb", "values": [1]}, 10, 10, lambda _: np.ones((10, 11), dtype=np.int32))
+    assert error.value.reason == "label size mismatch"
