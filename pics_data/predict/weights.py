@@ -1,0 +1,153 @@
+"""Where a predictor's weights and packages are, or one line that says how to get them. No pickle is ever read."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from pics_common import storage
+from pics_common.errors import UserError
+
+SAM_FILES: Final = "config.json, preprocessor_config.json and model.safetensors"
+SAM_HINT: Final = f"give a folder that holds {SAM_FILES}, or a hub id such as facebook/sam-vit-base"
+ONNX_HINT: Final = "give an ONNX file such as u2net.onnx, by path or URL, or the name of a rembg session such as u2net"
+PICKLES: Final = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+
+# rembg's sessions that mark the foreground on this machine, with one mask a photo.
+SESSIONS: Final = (
+    "birefnet-cod",
+    "birefnet-dis",
+    "birefnet-general",
+    "birefnet-general-fp16",
+    "birefnet-general-lite",
+    "birefnet-hrsod",
+    "birefnet-massive",
+    "birefnet-portrait",
+    "bria-rmbg",
+    "isnet-anime",
+    "isnet-general-use",
+    "silueta",
+    "u2net",
+    "u2net_human_seg",
+    "u2netp",
+)
+REMOTE_SESSIONS: Final = ("atlascloud", "withoutbg")
+
+
+def require_packages(kind: str, *names: str) -> None:
+    """Raises `UserError` that says what to install for `--masks KIND` if a package is missing."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise UserError(
+            f"--masks {kind}: {' and '.join(missing)} {verb} not installed; pip install 'pics-compositing[masks]'"
+        )
+
+
+def sam_folder(weights: str) -> Path:
+    """The local folder of a SAM checkpoint, fetched from the hub if `weights` is a hub id.
+
+    Raises `UserError` that names both ways where there is none, or where it holds no safetensors.
+    """
+    if not weights:
+        raise UserError(f"--masks sam needs --mask-weights: {SAM_HINT}")
+    if storage.is_remote(weights):
+        raise UserError(f"--mask-weights {weights}: SAM's weights are not read from a URL; {SAM_HINT}")
+    path = storage.local_path(weights)
+    if path.is_dir():
+        return _with_sam_files(path)
+    if path.exists():
+        form = "is a pickle, which is never loaded" if path.suffix in PICKLES else "is a file"
+        raise UserError(f"--mask-weights {weights}: {form}; {SAM_HINT}")
+    return _with_sam_files(_from_hub(weights))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    why = "no such folder, and no hub id"
+    if HUB_ID.fullmatch(name):
+        try:
+            # By pattern: a repository's pickles are not even fetched.
+            return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        except (OSError, ValueError, HfHubHTTPError):
+            why = "is no folder and cannot be fetched from the hub (offline, or no such id?)"
+    raise UserError(f"--mask-weights {name}: {why}; {SAM_HINT}")
+
+
+def _with_sam_files(folder: Path) -> Path:
+    def lacks(missing: str, what_to_do: str) -> UserError:
+        return UserError(f"--mask-weights {folder}: {missing}; {what_to_do}")
+
+    if not (folder / "config.json").is_file():
+        raise lacks("no config.json", SAM_HINT)
+    if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+        if pickles:
+            convert = (
+                f"SamModel.from_pretrained({str(folder)!r}, use_safetensors=False).save_pretrained({str(folder)!r})"
+            )
+            what_to_do = f"if you trust it, convert it once: from transformers import SamModel; {convert}"
+            raise lacks(
+                f"{pickles[0]} is a pickle, which is never loaded, and there is no model.safetensors", what_to_do
+            )
+        raise lacks("no model.safetensors", SAM_HINT)
+    preprocessor_config(folder)
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `UserError` that names the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--mask-weights {path}: cannot be read ({error}); fetch it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"--mask-weights {path}: expected a JSON object; fetch it again")
+    return value
+
+
+def preprocessor_config(folder: Path) -> dict[str, Any]:
+    """How a checkpoint wants its pictures: preprocessor_config.json, or the same within processor_config.json."""
+    if (folder / "preprocessor_config.json").is_file():
+        return read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").is_file():
+        inner = read_json(folder / "processor_config.json").get("image_processor")
+        if isinstance(inner, dict):
+            return inner
+    raise UserError(f"--mask-weights {folder}: no preprocessor_config.json; {SAM_HINT}")
+
+
+def is_onnx(weights: str) -> bool:
+    """Whether `weights` is a file to run directly, not a session's name."""
+    return weights.lower().endswith(".onnx")
+
+
+def require_rembg(weights: str) -> None:
+    """Raises `UserError` unless `weights` is an ONNX file that is there, or a session of rembg's that may be used.
+
+    A session's own weights are looked for, and fetched, when it is loaded.
+    """
+    if not weights:
+        raise UserError(f"--masks rembg needs --mask-weights: {ONNX_HINT}")
+    if is_onnx(weights):
+        require_packages("rembg", "onnxruntime")
+        if storage.file_size(weights) is None:
+            raise UserError(f"--mask-weights {weights}: no such file; {ONNX_HINT}")
+    elif weights in REMOTE_SESSIONS:
+        raise UserError(
+            f"--mask-weights {weights}: this session sends every photo to a remote service, which is never done here; "
+            f"{ONNX_HINT}"
+        )
+    elif weights in SESSIONS:
+        require_packages("rembg", "rembg", "onnxruntime")
+    elif weights.lower().endswith(PICKLES):
+        raise UserError(
+            f"--mask-weights {weights}: a pickle, which is never loaded; export the network once with "
+            f"torch.onnx.export, or {ONNX_HINT}"
+        )
+    else:
+        raise UserError(f"--mask-weights {weights}: no ONNX file and none of {', '.join(SESSIONS)}; {ONNX_HINT}")
