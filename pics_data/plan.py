@@ -8,7 +8,7 @@ permutes the photos, brings together what is of one photo, and needs the memory 
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,7 @@ def _spool_all(
                 continue
             counts.photos += 1
             present += 1
+            record = _with_unique_ids(record, rejects)
             if not _licensed(record, member.config):
                 rejects.add(Reject(f"{record.source}-{record.id}", "filter", "licence", record.license or "none given"))
                 counts.left_out += 1
@@ -236,14 +237,7 @@ def _photos_of_group(
                 rejects.add(Reject(name, "plan", "near duplicate", f"of {dropped[name]}"))
                 counts.left_out += 1
                 continue
-            kept: dict[str, dict[str, Any]] = {}
-            for row in rows:
-                if row.pop("turn") in again:
-                    continue
-                if row["key"] in kept:
-                    rejects.add(Reject(row["key"], "plan", "duplicate annotation id", "two objects of one photo"))
-                kept.setdefault(row["key"], row)
-            yield list(kept.values())
+            yield [row for row in rows if row.pop("turn") not in again]
 
 
 def _shards(
@@ -347,6 +341,19 @@ def shard_samples_of_plan(num_samples: int) -> int:
     It looks at the plan only, never at the machine: the shards are the same whoever builds them.
     """
     return min(1000, max(16, -(-num_samples // 16)))
+
+
+def _with_unique_ids(photo: Photo, rejects: RejectFile) -> Photo:
+    """The photo without instances whose id an earlier one has: samples are named after the ids."""
+    first = {item.id: item for item in reversed(photo.instances)}
+    if len(first) == len(photo.instances):
+        return photo
+    kept = tuple(item for item in photo.instances if first[item.id] is item)
+    for item in photo.instances:
+        if first[item.id] is not item:
+            key = f"{photo.source}-{photo.id}-{item.id}"
+            rejects.add(Reject(key, "plan", "duplicate annotation id", f"{item.category} in photo {photo.id}"))
+    return replace(photo, instances=kept)
 
 
 def _licensed(photo: Photo, config: BuildConfig) -> bool:

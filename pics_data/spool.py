@@ -16,8 +16,7 @@ MEMORY = 2**26  # bytes of records kept in memory before they go to disk
 class Spool:
     """Records (bytes) in `num_buckets` buckets, each read in the order in which its records came."""
 
-    def __init__(self, num_buckets: int, memory: int = MEMORY) -> None:
-        self._memory = memory
+    def __init__(self, num_buckets: int) -> None:
         self._buffers = [bytearray() for _ in range(num_buckets)]
         self._buffered = 0
         self._pieces: list[list[tuple[int, int, int]]] = [[] for _ in range(num_buckets)]  # offset, stored, length
@@ -33,7 +32,7 @@ class Spool:
         buffer += len(record).to_bytes(4, "little")
         buffer += record
         self._buffered += 4 + len(record)
-        if self._buffered > self._memory:
+        if self._buffered > MEMORY:
             self._to_disk()
 
     def read(self, bucket: int) -> Iterator[bytes]:

@@ -24,7 +24,8 @@ class DrawnSet:
     document: dict[str, Any]
 
     def config(self, out: Path, **settings: Any) -> BuildConfig:
-        return BuildConfig(source="coco", images=(self.images,), annotations=(self.annotations,), out=out, **settings)
+        images, annotations = (str(self.images),), (str(self.annotations),)
+        return BuildConfig(source="coco", images=images, annotations=annotations, out=str(out), **settings)
 
     def argv(self, out: Path, *more: str) -> list[str]:
         paths = ["--images", str(self.images), "--annotations", str(self.annotations), "--out", str(out)]
