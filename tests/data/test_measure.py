@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pics_data.measure import contact_and_gap, measure_quality
+from pics_data.measure import bounding_box, box_iou, contact_and_gap, measure_quality, measure_relation
 
 
 def shape(*boxes: tuple[int, int, int, int], size: tuple[int, int] = (60, 80)) -> np.ndarray:
@@ -64,15 +64,55 @@ def test_contact_and_gap(second: tuple[int, int, int, int], contact: int, gap: f
     assert measured[1] == pytest.approx(gap, abs=0.75)
 
 
-@given(arrays(np.bool_, (9, 11)), arrays(np.bool_, (9, 11)))
-def test_the_gap_is_the_least_distance_between_any_two_pixels(first: np.ndarray, second: np.ndarray) -> None:
-    if not first.any() or not second.any():
-        return
+BLOBS = st.lists(
+    st.tuples(st.integers(0, 21), st.integers(0, 17), st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3
+).map(lambda boxes: shape(*boxes, size=(18, 22)))
+NOISE = arrays(np.bool_, (18, 22), fill=st.just(False)).filter(lambda mask: mask.any())
+MASKS = BLOBS | NOISE  # compact and apart, and scattered
+
+
+@given(MASKS, MASKS)
+def test_relations_equal_what_all_pairs_of_pixels_say(first: np.ndarray, second: np.ndarray) -> None:
     a, b = np.argwhere(first), np.argwhere(second)
-    nearest = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1)).min(axis=1)
-    contact, gap = contact_and_gap(first, second)
-    assert contact == (nearest < 1.5).sum()
-    assert gap == pytest.approx(0 if contact else nearest.min() - 1, abs=0.02)
+    distances = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    relation = measure_relation(first, second)
+    assert relation.contact_px == (distances.min(axis=1) < 1.5).sum()
+    assert relation.overlap_px == (distances == 0).sum()
+    touch = relation.contact_px > 0
+    assert relation.gap_px == pytest.approx(0 if touch else distances.min() - 1, abs=0.006)  # it has two decimals
+    assert contact_and_gap(first, second) == (relation.contact_px, relation.gap_px)
+    boxes = [shape((x, y, w, h), size=(18, 22)) for x, y, w, h in (bounding_box(first), bounding_box(second))]
+    assert relation.box_iou == pytest.approx((boxes[0] & boxes[1]).sum() / (boxes[0] | boxes[1]).sum(), abs=1e-6)
+
+
+@given(MASKS, MASKS)
+def test_relations_know_no_first_and_second(first: np.ndarray, second: np.ndarray) -> None:
+    there, back = measure_relation(first, second), measure_relation(second, first)
+    assert (there.box_iou, there.gap_px, there.overlap_px) == (back.box_iou, back.gap_px, back.overlap_px)
+    assert (there.contact_px > 0) == (back.contact_px > 0) == (there.gap_px == 0)
+    assert there.overlap_px <= min(there.contact_px, back.contact_px)
+    assert there.contact_px <= first.sum()
+    assert there.overlap_px <= min(first.sum(), second.sum())
+
+
+@given(MASKS)
+def test_a_silhouette_given_twice_overlaps_itself(mask: np.ndarray) -> None:
+    relation = measure_relation(mask, mask.copy())
+    assert (relation.box_iou, relation.gap_px) == (1, 0)
+    assert relation.contact_px == relation.overlap_px == mask.sum()
+
+
+@given(MASKS, st.integers(0, 5), st.integers(0, 5))
+def test_measures_do_not_depend_on_where_in_the_photo(mask: np.ndarray, down: int, right: int) -> None:
+    other = np.zeros_like(mask)
+    other[:3, :2] = True
+    moved = [np.pad(each, ((down, 5), (right, 5))) for each in (mask, other)]
+    assert measure_relation(*moved) == measure_relation(mask, other)
+
+
+def test_an_empty_mask_has_an_empty_box() -> None:
+    assert bounding_box(np.zeros((4, 5), bool))[2:] == (0, 0)
+    assert box_iou((0, 0, 2, 2), (2, 0, 2, 2)) == 0
 
 
 @given(st.data())
