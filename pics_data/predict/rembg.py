@@ -1,11 +1,12 @@
 """Saliency networks in the layout of U2-Net: an ONNX file run directly, or a session of rembg by name.
 
-An ONNX file needs onnxruntime alone: rembg itself would add 400 MB of packages and compile for a minute when it is
-first imported. Steps and constants are rembg's, so that a file gives what the session of its name gives.
+An ONNX file needs onnxruntime alone, without the 400 MB of packages that rembg brings along. Steps and constants are
+rembg's, so that a file gives what the session of its name gives.
 
 Saliency is [H, W] uint8: 0 background, 255 foreground.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -175,6 +176,8 @@ def to_saliency(answer: NDArray[Any], size: tuple[int, ...], layout: Layout) -> 
 
 
 def _of_session(name: str, device: str, threads: int) -> Saliency:
+    # At its first import in an environment rembg compiles matting code with numba for 45 s; none of it is used here.
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     import rembg
 
     options, providers = _options(threads), _providers(device)

@@ -34,27 +34,25 @@ def find_objects(predictor: Predictor, rgb: NDArray[np.uint8]) -> tuple[Instance
 
 def _fill_boxes(predictor: Predictor, photo: Photo, rgb: NDArray[np.uint8]) -> tuple[Photo, list[Reject]]:
     height, width = rgb.shape[:2]
-    lacking = [instance for instance in photo.instances if instance.segmentation is None and not instance.crowd]
-    boxes = {id(instance): clip_box(instance.box, width, height) for instance in lacking}
-    asked = [box for box in boxes.values() if box is not None]
-    masks = predictor.masks_of_boxes(rgb, asked)
+    boxes = {
+        i: clip_box(instance.box, width, height)
+        for i, instance in enumerate(photo.instances)
+        if instance.segmentation is None and not instance.crowd
+    }
+    masks = predictor.masks_of_boxes(rgb, [box for box in boxes.values() if box is not None])
     instances: list[Instance] = []
     rejects: list[Reject] = []
-    for instance in photo.instances:
-        if id(instance) not in boxes:
+    for i, instance in enumerate(photo.instances):
+        if i not in boxes:
             instances.append(instance)
             continue
-        key = f"{photo.id}/{instance.id}"
-        if boxes[id(instance)] is None:
-            detail = f"{photo.path}: box {list(instance.box)} in a photo of {width} x {height}"
-            rejects.append(Reject(key, STAGE, "box outside of the photo", detail))
-            continue
-        mask = next(masks)
-        if mask.any():
+        mask = None if boxes[i] is None else next(masks)
+        if mask is not None and mask.any():
             instances.append(_with_mask(instance, mask))
         else:
-            detail = f"{photo.path}: nothing found in box {list(instance.box)}"
-            rejects.append(Reject(key, STAGE, "empty mask", detail))
+            reason = "box outside of the photo" if mask is None else "empty mask"
+            detail = f"{photo.path}: box {list(instance.box)} in a photo of {width} x {height}"
+            rejects.append(Reject(f"{photo.id}/{instance.id}", STAGE, reason, detail))
     return replace(photo, instances=tuple(instances)), rejects
 
 
