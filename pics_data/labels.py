@@ -8,11 +8,7 @@ How a value is written differs between data sets; the forms are
 """
 
 import io
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, get_args
 
 import cv2
@@ -29,7 +25,6 @@ Labels = NDArray[np.int32]
 FORMS: tuple[str, ...] = get_args(Form)
 MAX_PIXELS = 100_000_000
 MAX_RUNS = 4_000_000  # real label pictures of 12 megapixels have some ten thousand
-THREADS = 4  # each holds a decoded picture: 50 MB where it has 12 megapixels
 GREY, PALETTE = 0, 3  # PNG's colour types
 _HEADER = 26  # bytes of a PNG up to its colour type
 
@@ -41,16 +36,6 @@ class Region:
     value: int
     box: tuple[int, int, int, int]
     area: int
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredLabels:
-    """What planning needs of a label picture: its size in pixels and its regions."""
-
-    url: str
-    height: int
-    width: int
-    regions: list[Region]
 
 
 def read_labels(url: str, form: str, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> Labels:
@@ -68,22 +53,6 @@ def read_labels(url: str, form: str, size: tuple[int, int] | None = None, max_pi
     except OSError as error:
         raise RejectError("broken labels", f"{url}: {error.strerror or error}") from None
     return decode_labels(data, form, name, size, max_pixels)
-
-
-def label_reader(url: str, size: tuple[int, int]) -> Callable[[str], Labels]:
-    """What gives a photo's label picture in the form that it is asked for, decoded once; for `masks.mask_of`.
-
-    `size` is the photo's (height, width). The function raises as `read_labels` does, and "missing labels" where the
-    photo has no label picture, that is, `url` is "".
-    """
-
-    @cache
-    def read(form: str) -> Labels:
-        if not url:
-            raise RejectError("missing labels", "the photo has no label picture")
-        return read_labels(url, form, size)
-
-    return read
 
 
 def decode_labels(
@@ -157,34 +126,6 @@ def label_instances(labels: Labels, name: str = "the label picture") -> list[Reg
         Region(value, (x, y, box_width, box_height), area)
         for value, x, y, box_width, box_height, area in zip(*columns, strict=True)
     ]
-
-
-def measure_labels(urls: Iterable[str], form: str) -> Iterator[MeasuredLabels | RejectError]:
-    """The size and the regions of each label picture, in the order of `urls`, or the error that `read_labels` raises.
-
-    Some are read at the same time, so that the wait for a store and the work of decoding overlap.
-    """
-    with ThreadPoolExecutor(THREADS) as pool:
-        pending: deque[Future[MeasuredLabels | RejectError]] = deque()
-        try:
-            for url in urls:
-                pending.append(pool.submit(_measure_one, url, form))
-                if len(pending) > 2 * THREADS:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _measure_one(url: str, form: str) -> MeasuredLabels | RejectError:
-    try:
-        labels = read_labels(url, form)
-        height, width = labels.shape
-        return MeasuredLabels(url, height, width, label_instances(labels, storage.base_name(url)))
-    except RejectError as error:
-        return error
 
 
 def _decode(data: bytes, name: str) -> NDArray[np.uint8] | NDArray[np.uint16]:

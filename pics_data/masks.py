@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 def mask_of(segmentation: Any, height: int, width: int, read_labels: ReadLabels | None = None) -> Mask:
     """The mask, [H, W] bool, of an `Instance.segmentation`: see there for its forms.
 
-    `read_labels` gives the photo's label picture, [H, W], in the form that it is asked for; see `labels.label_reader`.
+    `read_labels` gives the photo's label picture, [H, W], in the form that it is asked for (see `labels`).
     Raises `RejectError`: "malformed polygon", "malformed RLE", "malformed labels", "mask size mismatch",
     "missing labels", "label size mismatch", "empty mask", and what `read_labels` raises.
     """

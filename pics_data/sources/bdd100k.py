@@ -13,9 +13,10 @@ from typing import Any
 
 from pics_common import storage
 from pics_common.errors import UserError
-from pics_data.labels import MeasuredLabels, Region, measure_labels
+from pics_data.labels import Region, label_instances, read_labels
 from pics_data.masks import check_polygons, measure
 from pics_data.records import Instance, Photo, Reject, RejectError
+from pics_data.sources.annotated_files import Annotation, Pair, box_of, read_pairs
 from pics_data.sources.photo_folders import PhotoFolders
 from pics_data.sources.scalabel_json import read_config, read_frames
 
@@ -47,10 +48,11 @@ def photos(images: Sequence[str], annotations: Sequence[str], check_photos: bool
         raise UserError(f"--annotations: expected a JSON file or a folder of bitmasks for --source {SOURCE}")
     folders = PhotoFolders(images, check_photos)
     parts = [_files(url) for url in annotations]
+    seen: set[str] = set()  # photos that have a bitmask
     for bitmasks, json_files in parts:
-        yield from _from_bitmasks(bitmasks, folders)
-        for file in json_files:
-            yield from _from_json(file, folders)
+        yield from read_pairs(SOURCE, folders, map(_annotation, bitmasks), _from_bitmask, seen)
+        for url in json_files:
+            yield from _from_json(url, folders)
 
 
 def _files(url: str) -> tuple[list[str], list[str]]:
@@ -61,37 +63,24 @@ def _files(url: str) -> tuple[list[str], list[str]]:
         raise UserError(f"annotations: {url} does not exist; expected Scalabel JSON or a folder of bitmasks")
     if any(entry.is_folder and entry.name == "bitmasks" for entry in storage.list_folder(url)):
         raise UserError(f"annotations: {url} holds several kinds of labels; give {storage.join(url, 'bitmasks')}")
-    found = list(storage.walk(url, (".png", ".json")))
-    bitmasks = [storage.join(url, *name.split("/")) for name in found if name.lower().endswith(".png")]
-    json_files = [storage.join(url, *name.split("/")) for name in found if name.lower().endswith(".json")]
+    found = [storage.join(url, *name.split("/")) for name in storage.walk(url, (".png", ".json"))]
     if not found:
         raise UserError(f"annotations: {url} holds neither PNGs nor JSON files; expected BDD100K's bitmasks")
-    return (bitmasks, []) if bitmasks else ([], json_files)
+    bitmasks = [file for file in found if file.lower().endswith(".png")]
+    return (bitmasks, []) if bitmasks else ([], found)
 
 
-def _from_bitmasks(urls: list[str], folders: PhotoFolders) -> Iterator[Photo | Reject]:
-    found: dict[str, str] = {}
-    for url in urls:
-        name = storage.base_name(url)[: -len(".png")] + ".jpg"
-        path = folders.find(_names(name, storage.base_name(url.rpartition("/")[0])))
-        if path is None:
-            yield Reject(f"{SOURCE}-{PurePosixPath(name).stem}", "plan", "missing photo", name)
-        else:
-            found[url] = path
-    for (url, path), measured in zip(found.items(), measure_labels(found, "rgba"), strict=True):
-        photo_id = storage.base_name(url)[: -len(".png")]
-        if isinstance(measured, RejectError):
-            yield Reject(f"{SOURCE}-{photo_id}", "plan", measured.reason, measured.detail)
-            continue
-        instances: dict[str, Instance] = {}
-        for instance in bitmask_instances(measured):
-            if instance.id in instances:
-                detail = f"{storage.base_name(url)}: instance {instance.id} has two categories or sets of attributes"
-                yield Reject(f"{SOURCE}-{photo_id}-{instance.id}", "plan", "malformed annotation", detail)
-            else:
-                instances[instance.id] = instance
-        size = measured.width, measured.height
-        yield Photo(photo_id, SOURCE, path, *size, tuple(instances.values()), labels=url)
+def _annotation(bitmask: str) -> Annotation:
+    photo_id = PurePosixPath(bitmask).stem
+    folder = storage.base_name(bitmask.rpartition("/")[0])
+    return Annotation(photo_id, bitmask, tuple(_names(f"{photo_id}.jpg", folder)))
+
+
+def _from_bitmask(pair: Pair) -> list[Photo | Reject]:
+    labels = read_labels(pair.annotation, "rgba")
+    height, width = labels.shape
+    instances = bitmask_instances(pair.annotation, label_instances(labels, storage.base_name(pair.annotation)))
+    return [Photo(pair.photo_id, SOURCE, pair.photo, width, height, tuple(instances), labels=pair.annotation)]
 
 
 def _names(name: str, folder: str) -> list[str]:
@@ -101,13 +90,12 @@ def _names(name: str, folder: str) -> list[str]:
     return names[::-1] if name.startswith(f"{folder}-") else names
 
 
-def bitmask_instances(measured: MeasuredLabels) -> Iterator[Instance]:
+def bitmask_instances(url: str, regions: Sequence[Region]) -> Iterator[Instance]:
     """The things of a bitmask that was read in the form `rgba`."""
-    categories = {_channel(region, 0) for region in measured.regions}
     # Panoptic bitmasks number the categories otherwise; what covers a whole photo goes beyond the eight things.
-    panoptic = max(categories, default=0) > len(THINGS) or "pan_seg" in measured.url.split("/")
+    panoptic = "pan_seg" in url.split("/") or any(_channel(region, 0) > len(THINGS) for region in regions)
     names, first = (PANOPTIC, FIRST_PANOPTIC_THING) if panoptic else (THINGS, 1)
-    for region in measured.regions:
+    for region in regions:
         number = _channel(region, 0) - first
         if not 0 <= number < len(names):
             continue
@@ -115,7 +103,7 @@ def bitmask_instances(measured: MeasuredLabels) -> Iterator[Instance]:
         yield Instance(
             id=str(256 * _channel(region, 2) + _channel(region, 3)),
             category=category,
-            box=tuple(map(float, region.box)),  # type: ignore[arg-type]
+            box=box_of(region),
             area=float(region.area),
             segmentation={"labels": "rgba", "values": [region.value]},
             crowd=ignored or bool(_channel(region, 1) & CROWD_OR_IGNORED),

@@ -91,33 +91,30 @@ def _photo(
         detail = f"{file.name}: `segments_info` is no list"
         yield Reject(f"{SOURCE}-{photo_id}", "plan", "malformed annotation", detail)
         return
-    instances: dict[int, Instance] = {}
+    instances: list[Instance] = []
     regions: dict[int, Region] | None = None
     for i, segment in enumerate(segments):
         try:
-            if str(_key(segment, "category_id")) not in things and str(segment["category_id"]) in file.categories:
+            category = str(_key(segment, "category_id"))
+            if category in file.categories and category not in things:
                 continue
             if regions is None and not {"bbox", "area"} <= segment.keys():
                 found = label_instances(read_labels(labels, "rgb", (height, width)), storage.base_name(labels))
                 regions = {region.value: region for region in found}
-            instance = read_segment(segment, things, regions)
-            if int(instance.id) in instances:
-                raise ValueError(f"`id` {instance.id} stands twice")
+            instances.append(read_segment(segment, things, regions))
         except ValueError as error:
             name = segment.get("id", f"segment {i}") if isinstance(segment, dict) else f"segment {i}"
             yield Reject(f"{SOURCE}-{photo_id}-{name}", "plan", "malformed annotation", f"{file.name}: {error}")
         except RejectError as error:
             yield Reject(f"{SOURCE}-{photo_id}", "plan", error.reason, error.detail)
             return
-        else:
-            instances[int(instance.id)] = instance
     yield Photo(
         id=photo_id,
         source=SOURCE,
         path=path,
         width=width,
         height=height,
-        instances=tuple(instances.values()),
+        instances=tuple(instances),
         license=file.licenses.get(str(image.get("license")), ""),
         url=str(image.get("coco_url") or image.get("flickr_url") or ""),
         labels=labels,

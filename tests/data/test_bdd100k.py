@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pics_common.errors import UserError
-from pics_data.labels import label_reader
+from pics_data.labels import read_labels
 from pics_data.masks import mask_of
 from pics_data.records import Instance, Photo, Reject
 from pics_data.sources import scalabel_json
@@ -51,7 +52,7 @@ def split_up(found: Any) -> tuple[dict[str, Photo], list[Reject]]:
 
 
 def masks(photo: Photo) -> list[np.ndarray]:
-    read = label_reader(photo.labels, (photo.height, photo.width))
+    read = partial(read_labels, photo.labels, size=(photo.height, photo.width))
     return [mask_of(item.segmentation, photo.height, photo.width, read) for item in photo.instances]
 
 
@@ -151,16 +152,6 @@ def test_a_damaged_or_lost_file_costs_only_its_photo(labels: Labels) -> None:
     }
     assert all(reject.detail.startswith(reject.key.removeprefix("bdd100k-")) for reject in rejects)
     assert found.keys() == {"00d79c0a-23bea078"}
-
-
-def test_an_instance_of_two_categories_is_a_reject(labels: Labels) -> None:
-    name = "7d2f7975-e0c1c5a7"
-    rgba = labels.rgba[name]
-    rgba[:4, :4] = (2, 0, 1, 1)
-    Image.fromarray(rgba).save(labels.bitmasks("val") / f"{name}.png")
-    found, rejects = labels.read(labels.bitmasks("val"))
-    assert [(reject.key, reject.reason) for reject in rejects] == [(f"bdd100k-{name}-257", "malformed annotation")]
-    assert len(found[name].instances) == 4
 
 
 # Scalabel JSON

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from pics_data import labels as labels_module
-from pics_data.labels import decode_labels, label_instances, label_reader, measure_labels, read_labels
+from pics_data.labels import decode_labels, label_instances, read_labels
 from pics_data.records import RejectError
 
 shapes = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=30)
@@ -186,36 +186,6 @@ def test_a_missing_file_and_another_size_have_their_own_reasons(tmp_path: Path) 
         read_labels(str(path), "index", (60, 81))
     assert error.value.reason == "label size mismatch"
     assert "some.png is 80 x 60 pixels, its photo 81 x 60" in error.value.detail
-
-
-def test_a_reader_decodes_once_and_knows_photos_without_labels(tmp_path: Path) -> None:
-    path = tmp_path / "some.png"
-    path.write_bytes(png(drawn()))
-    read = label_reader(str(path), (60, 80))
-    first = read("index")
-    path.unlink()
-    assert read("index") is first
-    with pytest.raises(RejectError, match="missing labels"):
-        label_reader("", (60, 80))("index")
-
-
-def test_many_pictures_are_measured_in_order_with_errors_in_their_places(tmp_path: Path) -> None:
-    urls = []
-    for i in range(40):
-        path = tmp_path / f"{i}.png"
-        if i % 7 != 3:
-            path.write_bytes(png(np.full((3, 4 + i), i, dtype=np.uint8)))
-        urls.append(str(path))
-    found = list(measure_labels(urls, "index"))
-    assert len(found) == 40
-    for i, item in enumerate(found):
-        if i % 7 == 3:
-            assert isinstance(item, RejectError)
-            assert (item.reason, item.detail) == ("missing labels", urls[i])
-        else:
-            assert not isinstance(item, RejectError)
-            assert (item.url, item.height, item.width) == (urls[i], 3, 4 + i)
-            assert [(region.value, region.area) for region in item.regions] == [(i, 3 * (4 + i))]
 
 
 def test_real_label_pictures_of_each_kind_decode_as_pillow_reads_them(shared_data: Path) -> None:
