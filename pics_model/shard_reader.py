@@ -23,10 +23,12 @@ Cutouts = Literal["visible", "full", "mix"]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tar, and how many samples its index promises; None without an index."""
+    """A tar, and what its index says: how many samples it holds (None without an index), and how often training sees
+    them relative to those of other shards."""
 
     path: Path
     num_samples: int | None = None
+    weight: float = 1.0
 
 
 @dataclass(slots=True)
@@ -114,16 +116,21 @@ def find_shards(path: Path, split: Split = "all") -> list[Shard]:
 def _from_index(index: Path) -> list[tuple[Shard, str]]:
     try:
         content = json.loads(index.read_text())
-        entries = [(str(e["url"]), int(e["nsamples"]), str(e.get("split", ""))) for e in content["shardlist"]]
+        entries = [
+            (str(e["url"]), int(e["nsamples"]), str(e.get("split", "")), float(e.get("weight", 1)))
+            for e in content["shardlist"]
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"index {index}: expected `shardlist` of `url` and `nsamples` ({error!r})") from None
     found = []
-    for url, num_samples, split in entries:
+    for url, num_samples, split, weight in entries:
+        if not 0 < weight < math.inf:
+            raise UserError(f"index {index}: weight {weight} of {url}; expected a number above 0")
         if Path(url).name != url:
             raise UserError(f"index {index}: url {url!r}; expected the name of a tar beside the index")
         if not (index.parent / url).is_file():
             raise UserError(f"index {index}: names {url}, which is not there; build again, or fetch the missing tar")
-        found.append((Shard(index.parent / url, num_samples), split))
+        found.append((Shard(index.parent / url, num_samples, weight), split))
     return found
 
 

@@ -5,12 +5,18 @@ The samples of a run are one endless sequence: epoch after epoch, each a permuta
 So there is no last partial batch (a batch may straddle two epochs), every rank has as many steps as the others, each
 epoch holds each sample exactly once over all ranks and workers, and the place in the sequence, samples seen, is all
 that resuming needs. What is drawn for a sample depends on seed, epoch and sample: not on ranks, workers or batch.
+
+Shards of a mixture have weights: a sample of weight 18 is seen 18 times as often as one of weight 1. An epoch then
+holds each sample as many times as the least whole numbers in the ratio of the weights say; each time other things are
+drawn for it.
 """
 
+import math
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,17 +30,31 @@ from pics_common.errors import UserError
 from pics_model.inputs import Batch, FramingSettings, Inputs, collate, compose
 from pics_model.shard_reader import Cutouts, Split, open_shards, read_example
 
+MAX_COPIES = 1000  # of a sample in an epoch
+
 
 @lru_cache(maxsize=2)
-def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The permutation of all samples in an epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(num_samples)
+def epoch_order(num_entries: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The permutation of all entries of an epoch: all samples, or all copies of all samples."""
+    return np.random.default_rng([seed, epoch]).permutation(num_entries)
 
 
-def sample_at(position: int, num_samples: int, seed: int) -> tuple[int, int]:
-    """(epoch, index) of the sample at a place of the endless sequence."""
-    epoch, place = divmod(position, num_samples)
-    return epoch, int(epoch_order(num_samples, seed, epoch)[place])
+def entry_at(position: int, num_entries: int, seed: int) -> tuple[int, int]:
+    """(epoch, entry) at a place of the endless sequence."""
+    epoch, place = divmod(position, num_entries)
+    return epoch, int(epoch_order(num_entries, seed, epoch)[place])
+
+
+def copies_of(weights: Sequence[float]) -> list[int]:
+    """The least whole numbers in the ratio of `weights`. Raises `UserError` where they would be above `MAX_COPIES`."""
+    fractions = [Fraction(weight).limit_denominator(MAX_COPIES) for weight in weights]
+    scale = math.lcm(*(fraction.denominator for fraction in fractions))
+    counts = [int(fraction * scale) for fraction in fractions]
+    common = math.gcd(*counts)
+    if not min(counts) or max(counts) // common > MAX_COPIES:
+        shown = ", ".join(f"{weight:g}" for weight in sorted(set(weights)))
+        raise UserError(f"weights of the shards in index.json: {shown}; expected ratios of whole numbers up to 1000")
+    return [count // common for count in counts]
 
 
 def rank_positions(step: int, start_sample: int, batch_size: int, rank: int, world_size: int) -> range:
@@ -47,8 +67,8 @@ def rank_positions(step: int, start_sample: int, batch_size: int, rank: int, wor
 class ShardStream:
     """The batches of one rank of a run.
 
-    `batch_size` counts samples over all ranks. `num_samples` is the length of an epoch. Raises `UserError` for
-    shards that cannot be used; damage inside a sample is found when the sample's turn comes.
+    `batch_size` counts samples over all ranks. `num_samples` is the length of an epoch, copies counted. Raises
+    `UserError` for shards that cannot be used; damage inside a sample is found when the sample's turn comes.
     """
 
     def __init__(
@@ -71,7 +91,7 @@ class ShardStream:
         self.samples = _Samples(path, framing, seed, split, cutouts)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.num_workers = num_workers
-        self.num_samples = len(self.samples.table)
+        self.num_samples = len(self.samples.entries)
 
     def batches(self, start_sample: int = 0) -> Iterator[Batch]:
         """This rank's batches, without end, from the place where `start_sample` samples have been seen by all ranks."""
@@ -98,11 +118,14 @@ class _Samples(Dataset[Inputs | UserError]):
 
     def __init__(self, path: Path, framing: FramingSettings, seed: int, split: Split, cutouts: Cutouts) -> None:
         self.table = open_shards(path, split)
+        copies = np.array(copies_of([shard.weight for shard in self.table.shards]))[np.array(self.table.shard)]
+        self.entries = np.repeat(np.arange(len(self.table)), copies)  # the samples of an epoch, each as often as it is
         self.framing, self.seed, self.cutouts = framing, seed, cutouts
 
     def __getitem__(self, position: int) -> Inputs | UserError:
-        epoch, index = sample_at(position, len(self.table), self.seed)
-        rng = np.random.default_rng([self.seed, epoch, index])
+        epoch, entry = entry_at(position, len(self.entries), self.seed)
+        index = int(self.entries[entry])
+        rng = np.random.default_rng([self.seed, epoch, entry])
         seed, whole = int(rng.integers(2**63)), rng.random() < 0.5
         if self.cutouts != "mix":
             whole = self.cutouts == "full"

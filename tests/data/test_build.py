@@ -1,11 +1,11 @@
 """The whole build through the real command and Ray: same bytes whatever happens on the way, and nothing lost."""
 
-import hashlib
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from contextlib import suppress
@@ -16,11 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pics_data import cli
-from pics_data.pipeline import build_shard
-from pics_data.plan import make_plan, read_shard_plan, write_plan
-from pics_data.sources import coco
-from pics_data.verify import read_samples
+from pics_data.sources import records_of
 from tests.data.photos_for_tests import DrawnSet, draw_set
+from tests.data.plain_build import build_plainly, compositions_of, digests, plan_of, table_of
 
 NUM_PHOTOS = 160
 SETTINGS = ("--shard-samples", "4", "--object-size", "32", "--seed", "3")
@@ -49,19 +47,20 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnSet:
 
 @pytest.fixture(scope="module")
 def expected(drawn: DrawnSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """SHA-256 of each tar as plain functions make it in one process, without Ray, last shard first."""
+    """What plain functions make in one process, without Ray, last shard first."""
     folder = tmp_path_factory.mktemp("plain")
-    (folder / "parts").mkdir()
-    config = drawn.config(folder, shard_samples=4, object_size=32, seed=3)
-    plan = make_plan(coco.photos(config.images, config.annotations), config)
-    write_plan(plan, folder / "plan.parquet")
-    for number, shard in reversed(list(enumerate(plan.shards))):
-        build_shard(number, shard, folder, config)
+    build_plainly(drawn.config(folder, shard_samples=4, object_size=32, seed=3), backwards=True)
     return digests(folder)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {tar.name: hashlib.sha256(tar.read_bytes()).hexdigest() for tar in sorted(folder.glob("*.tar"))}
+def keys_of(tar: Path) -> list[str]:
+    with tarfile.open(tar) as file:
+        return list(dict.fromkeys(name.partition(".")[0] for name in file.getnames()))
+
+
+def planned_keys(out: Path) -> list[str]:
+    files = sorted(path for path in out.glob("plan/*.parquet") if path.stem != "rejects")
+    return [key for path in files for key in pq.read_table(path)["key"].to_pylist()]
 
 
 def run(*argv: str) -> int:
@@ -81,9 +80,9 @@ def test_two_workers_give_the_same_bytes_and_everything_adds_up(
     assert "INFO" not in said.err
 
     # What went in is what came out and what was dropped with a reason.
-    planned = pq.read_table(out / "plan.parquet")["key"].to_pylist()
+    planned = planned_keys(out)
     rejects = pq.read_table(out / "rejects.parquet").to_pylist()
-    written = [key for tar in sorted(out.glob("*.tar")) for key, _ in read_samples(tar)]
+    written = [key for tar in sorted(out.glob("*.tar")) for key in keys_of(tar)]
     dropped = [reject["key"] for reject in rejects if reject["stage"] == "decompose"]
     assert sorted(written + dropped) == sorted(planned)
     assert len(set(planned)) == len(planned)
@@ -96,7 +95,7 @@ def test_two_workers_give_the_same_bytes_and_everything_adds_up(
     }
     without_pair = NUM_PHOTOS - 3 - len(planned)
     assert f"photos        {NUM_PHOTOS}: {len(planned)} with compositions, {without_pair} without" in said.out
-    assert f"samples       {len(written)} in {len(expected)} shards" in said.out
+    assert f"samples       {len(written)} in {len(list(out.glob('*.tar')))} shards" in said.out
 
     # Whole already: nothing is made again, not even Ray is started.
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
@@ -108,10 +107,11 @@ def test_two_workers_give_the_same_bytes_and_everything_adds_up(
     # Other settings, or other data, do not mix with what is there.
     assert run(*drawn.argv(out, *SETTINGS, "--object-size", "33")) == 2
     assert "object_size 32 there, 33 here" in capfd.readouterr().err
-    taken = drawn.photo(30).rename(drawn.photo(30).with_suffix(".away"))
+    document = drawn.annotations.read_text()
+    drawn.annotations.write_text(document.replace('"iscrowd": 0', '"iscrowd": 1', 1))
     assert run(*drawn.argv(out, *SETTINGS)) == 2
-    taken.rename(drawn.photo(30))
     assert "same recipe, another plan" in capfd.readouterr().err
+    drawn.annotations.write_text(document)
     assert digests(out) == expected
 
     # Past the allowed share of rejects: exit code 2, no index; allowed again, the whole shards stand.
@@ -186,15 +186,72 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(
     assert killed, "no worker was caught at work"
     assert driver.returncode == 0, errors
     assert digests(out) == expected
-    assert f"in {len(expected)} shards" in said
+    assert f"in {len(list(out.glob('*.tar')))} shards" in said
     assert not list(out.rglob("*.tmp"))
 
 
 def test_a_photo_of_several_samples_stays_in_one_shard(drawn: DrawnSet, tmp_path: Path) -> None:
     config = drawn.config(tmp_path, pairs_per_photo=3, shard_samples=4)
-    plan = make_plan(coco.photos(config.images, config.annotations), config)
-    write_plan(plan, tmp_path / "plan.parquet")
-    for number in range(len(plan.shards)):
-        ids = [composition.photo.id for composition in read_shard_plan(tmp_path / "plan.parquet", number)]
-        runs = sum(a != b for a, b in itertools.pairwise(ids)) + 1
-        assert runs == len(set(ids))
+    plan = plan_of(records_of(config), config)
+    by_shard = itertools.groupby(compositions_of(plan), key=lambda composition: composition.shard)
+    for _, compositions in by_shard:
+        ids = [composition.photo.id for composition in compositions]
+        assert sum(a != b for a, b in itertools.pairwise(ids)) + 1 == len(set(ids))
+    shards = Counter((row["photo_id"], row["shard"]) for row in table_of(plan).to_pylist())
+    assert len(shards) == len({photo_id for photo_id, _ in shards})
+
+
+def test_a_plan_is_made_first_and_then_built_from(
+    drawn: DrawnSet, expected: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shards"
+    argv = drawn.argv(out, *SETTINGS)
+    assert run("plan", *argv[1:]) == 0
+    assert "none made" in capfd.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["plan", "recipe.json"]
+    assert run(*argv) == 0
+    said = capfd.readouterr()
+    assert "planning" not in said.err
+    assert "3 photos were missing when this folder was planned" in said.err
+    assert digests(out) == expected
+
+
+def test_retry_rejects_makes_again_what_may_now_succeed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    drawn = draw_set(tmp_path / "drawn", num_photos=40)
+    argv = drawn.argv(tmp_path / "retried", *SETTINGS)
+    whole = tmp_path / "whole"
+    build_plainly(drawn.config(whole, shard_samples=4, object_size=32, seed=3))
+    planned = {key.split("-")[1] for key in planned_keys(whole)}
+    hurt = [i for i in range(40) if str(1000 + 7 * i) in planned][:3]
+    good = {i: drawn.photo(i).read_bytes() for i in hurt}
+    for i in hurt[:2]:
+        drawn.photo(i).write_bytes(good[i][:-300])
+    assert run("plan", *argv[1:]) == 0
+    drawn.photo(hurt[2]).unlink()  # after planning: missing when its turn comes
+    assert run(*argv) == 0
+    assert "2 broken photo (decompose), 1 missing photo (decompose)" in capfd.readouterr().out
+    out = tmp_path / "retried"
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+
+    drawn.photo(hurt[0]).write_bytes(good[hurt[0]])
+    drawn.photo(hurt[2]).write_bytes(good[hurt[2]])
+    assert run(*argv, "--retry-rejects") == 0
+    assert "1: 1 broken photo (decompose)" in capfd.readouterr().out
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    mended = [
+        shard
+        for shard, key in shards_and_keys(whole)
+        if key.split("-")[1] in {str(1000 + 7 * i) for i in (hurt[0], hurt[2])}
+    ]
+    assert {name for name in after if before.get(name) != after[name]} == {f"{shard}.tar" for shard in mended}
+
+    drawn.photo(hurt[1]).write_bytes(good[hurt[1]])
+    assert run(*argv, "--retry-rejects") == 0
+    assert digests(out) == digests(whole)
+    assert run("verify", str(out)) == 0
+    assert run(*argv, "--retry-rejects") == 0  # nothing left to retry
+    assert digests(out) == digests(whole)
+
+
+def shards_and_keys(folder: Path) -> list[tuple[str, str]]:
+    return [(tar.stem, key) for tar in sorted(folder.glob("*.tar")) for key in keys_of(tar)]

@@ -34,8 +34,8 @@ def test_input_that_is_not_there(drawn: DrawnSet, tmp_path: Path, capfd: pytest.
     out = tmp_path / "out"
     good = drawn.argv(out)
     for place, replaced, message in [
-        (4, str(tmp_path / "none"), "images: {} does not exist"),
-        (4, str(drawn.annotations), "images: {} is a file"),
+        (4, str(tmp_path / "none"), "--images: {} does not exist or is no folder"),
+        (4, str(drawn.annotations), "--images: {} does not exist or is no folder"),
         (6, str(tmp_path / "none.json"), "annotations: {} does not exist"),
         (6, str(tmp_path), "annotations: {} is a folder"),
     ]:
@@ -149,7 +149,7 @@ def test_only_one_build_writes_to_a_folder(drawn: DrawnSet, tmp_path: Path, capf
 
     out = tmp_path / "out"
     out.mkdir()
-    with lock_folder(out):
+    with lock_folder(str(out)):
         assert "another build is writing" in error_of(capfd, *drawn.argv(out))
     assert list(out.iterdir()) == []
 
@@ -158,7 +158,7 @@ def test_command_lines_that_do_not_fit(drawn: DrawnSet, tmp_path: Path, capfd: p
     good = drawn.argv(tmp_path / "out")
     for words, message in [
         (["--pairs-per-photo", "two"], "--pairs-per-photo"),
-        (["--source", "imagenet"], "'coco', 'lvis', 'scenes'"),
+        (["--source", "imagenet"], "'coco', 'coco_panoptic'"),
         (["--pair-per-photo", "3"], "did you mean `--pairs-per-photo`?"),
         (["--min-area"], "--min-area"),
         (["stray"], "stray; `pics-data build --help`"),
@@ -186,17 +186,17 @@ def test_an_address_where_nothing_answers(drawn: DrawnSet, tmp_path: Path, capfd
 def test_a_build_that_came_and_went_during_planning_is_seen(
     drawn: DrawnSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from pics_data import build
+    from pics_data import planning
 
     out = tmp_path / "out"
-    plan = build.make_plan
+    plan = planning.make_plan
 
-    def plan_while_another_builds(*given: Any) -> Any:
+    def plan_while_another_builds(*given: Any, **more: Any) -> Any:
         out.mkdir()
         (out / "recipe.json").write_text(json.dumps({"recipe": {"source": "scenes"}, "plan_sha256": ""}))
-        return plan(*given)
+        return plan(*given, **more)
 
-    monkeypatch.setattr(build, "make_plan", plan_while_another_builds)
+    monkeypatch.setattr(planning, "make_plan", plan_while_another_builds)
     assert "source scenes there, coco here" in error_of(capfd, *drawn.argv(out))
     assert [p.name for p in out.iterdir()] == ["recipe.json"]
 

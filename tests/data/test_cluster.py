@@ -1,6 +1,5 @@
 """A build on a Ray cluster of several nodes, of which one is lost half way."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -9,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pics_data.pipeline import build_shard
-from pics_data.plan import make_plan, write_plan
-from pics_data.sources import coco
 from tests.data.photos_for_tests import draw_set
+from tests.data.plain_build import build_plainly, digests
 
 
 def test_a_lost_node_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,11 +18,9 @@ def test_a_lost_node_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pyte
     from ray.cluster_utils import Cluster
 
     drawn = draw_set(tmp_path / "drawn", num_photos=120)
-    config = drawn.config(tmp_path / "plain", shard_samples=2, object_size=32)
-    (config.out / "parts").mkdir(parents=True)
-    plan = make_plan(coco.photos(config.images, config.annotations), config)
-    write_plan(plan, config.out / "plan.parquet")
-    marks = [build_shard(number, shard, config.out, config) for number, shard in enumerate(plan.shards)]
+    build_plainly(drawn.config(tmp_path / "plain", shard_samples=2, object_size=32))
+    expected = digests(tmp_path / "plain")
+    num_shards = len(list((tmp_path / "plain").glob("parts/*.json")))
 
     out = tmp_path / "shards"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -37,11 +32,10 @@ def test_a_lost_node_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pyte
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
         while len(list(out.glob("parts/*.json"))) < 6 and driver.poll() is None:
             time.sleep(0.01)
-        assert len(list(out.glob("parts/*.json"))) < len(marks), "too late: all shards were done"
+        assert len(list(out.glob("parts/*.json"))) < num_shards, "too late: all shards were done"
         cluster.remove_node(lost, allow_graceful=False)
         _, errors = driver.communicate(timeout=120)
     finally:
         cluster.shutdown()
     assert driver.returncode == 0, errors
-    made = {tar.stem: hashlib.sha256(tar.read_bytes()).hexdigest() for tar in out.glob("*.tar")}
-    assert made == {mark.shard: mark.sha256 for mark in marks}
+    assert digests(out) == expected

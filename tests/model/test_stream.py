@@ -18,7 +18,7 @@ import pics_model
 from pics_common.errors import UserError
 from pics_model.inputs import Batch, FramingSettings
 from pics_model.shard_reader import find_shards, open_shards, read_example
-from pics_model.stream import ShardStream, rank_positions, sample_at
+from pics_model.stream import ShardStream, copies_of, entry_at, rank_positions
 from tests.model.shards_for_tests import encode, make_members, make_scene, write_index, write_shards, write_tar
 
 # More workers than cores are the point of these tests; torch would have fewer.
@@ -66,7 +66,7 @@ def test_every_epoch_holds_every_sample_once_over_all_ranks(layout) -> None:
     seen: Counter[tuple[int, int]] = Counter()
     for rank in range(world_size):
         for step in range(num_steps):
-            seen.update(sample_at(p, num_samples, seed) for p in rank_positions(step, 0, batch_size, rank, world_size))
+            seen.update(entry_at(p, num_samples, seed) for p in rank_positions(step, 0, batch_size, rank, world_size))
     for epoch in (0, 1):
         assert all(seen[epoch, index] == 1 for index in range(num_samples))
     assert all(0 <= index < num_samples for _, index in seen)
@@ -93,7 +93,7 @@ def test_resuming_goes_on_where_it_stopped(layout, done, more) -> None:
 
 
 def test_epochs_and_seeds_differ_in_order() -> None:
-    orders = {tuple(sample_at(e * 20 + p, 20, seed)[1] for p in range(20)) for e in range(3) for seed in (0, 1)}
+    orders = {tuple(entry_at(e * 20 + p, 20, seed)[1] for p in range(20)) for e in range(3) for seed in (0, 1)}
     assert len(orders) == 6
 
 
@@ -395,3 +395,39 @@ def test_scenes_of_the_helper_overlap() -> None:
     """The helper's pictures are what the tests think they are: two silhouettes that do not share a pixel."""
     _, masks, _ = make_scene(0)
     assert not (masks[0] & masks[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("weights", "copies"),
+    [([3, 6, 1, 18, 18, 18], [3, 6, 1, 18, 18, 18]), ([1.0, 1.0], [1, 1]), ([0.5, 0.75], [2, 3]), ([4, 2], [2, 1])],
+)
+def test_weights_become_the_least_whole_numbers(weights: list[float], copies: list[int]) -> None:
+    assert copies_of(weights) == copies
+
+
+def test_weights_that_are_too_uneven_are_refused() -> None:
+    with pytest.raises(UserError, match="weights of the shards"):
+        copies_of([1e-9, 1.0])
+    with pytest.raises(UserError, match="weights of the shards"):
+        copies_of([5000, 1])
+
+
+def test_an_epoch_holds_each_sample_as_often_as_its_shard_weighs(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"train-a-000000.tar": 3, "train-b-000000.tar": 2})
+    index = json.loads((tmp_path / "index.json").read_text())
+    for entry, weight in zip(index["shardlist"], (1.5, 4.5), strict=True):
+        entry["weight"] = weight
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    stream = ShardStream(tmp_path, FRAMING, batch_size=1, seed=3)
+    assert stream.num_samples == 3 * 1 + 2 * 3
+    for epoch in range(2):
+        batches = islice(stream.batches(epoch * 9), 9)
+        seeds = [(batch.keys[0], int(batch.seeds[0])) for batch in batches]
+        assert Counter(key for key, _ in seeds) == dict(
+            zip((f"s00000{i}" for i in range(5)), (1, 1, 1, 3, 3), strict=True)
+        )
+        assert len(set(seeds)) == 9  # another draw for each copy
+    index["shardlist"][0]["weight"] = -1
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="weight -1"):
+        ShardStream(tmp_path, FRAMING, batch_size=1)
