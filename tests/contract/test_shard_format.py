@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,26 +18,10 @@ from PIL import Image
 
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
-from pics_data.pipeline import build_shard
-from pics_data.plan import make_plan, write_plan
-from pics_data.shards import tar_member, write_index, write_json, write_rejects
-from pics_data.sources import coco, scenes
+from pics_data.shards import tar_member
 from pics_data.verify import SCHEMA, read_samples, verify
 from tests.data.photos_for_tests import draw_set
-
-
-def build_plain(config: BuildConfig) -> None:
-    """A build without Ray, from the same parts."""
-    folder = config.out
-    (folder / "parts").mkdir(parents=True)
-    if config.source == "coco":
-        plan = make_plan(coco.photos(config.images, config.annotations), config)
-    else:
-        plan = make_plan(scenes.photos(config.scene_settings(), config.num_scenes), config)
-    write_plan(plan, folder / "plan.parquet")
-    marks = [build_shard(number, shard, folder, config) for number, shard in enumerate(plan.shards)]
-    write_rejects(folder, [*plan.rejects, *(reject for mark in marks for reject in mark.rejects)])
-    write_index(folder, marks, config.identity(), plan.digest)
+from tests.data.plain_build import build_plainly
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +29,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of drawn photos, not to be changed."""
     folder = tmp_path_factory.mktemp("built")
     drawn = draw_set(folder / "drawn", num_photos=12)
-    build_plain(drawn.config(folder / "shards", shard_samples=5, object_size=48, val_fraction=0.3))
+    build_plainly(drawn.config(folder / "shards", shard_samples=5, object_size=48, val_fraction=0.3))
     return folder / "shards"
 
 
@@ -52,19 +37,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of rendered scenes, not to be changed."""
     folder = tmp_path_factory.mktemp("scenes")
-    build_plain(BuildConfig(out=folder / "shards", num_scenes=6, scene_size=96, object_size=48))
+    build_plainly(BuildConfig(out=str(folder / "shards"), num_scenes=6, scene_size=96, object_size=48))
     return folder / "shards"
 
 
 @pytest.fixture
 def copy(built: Path, tmp_path: Path) -> Path:
     """A copy of the shards of drawn photos, to be damaged."""
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for path in built.iterdir():
-        if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-    return folder
+    return Path(shutil.copytree(built, tmp_path / "copy"))
 
 
 def test_what_was_built_is_whole(built: Path, built_scenes: Path) -> None:
@@ -85,7 +65,7 @@ def test_webdatasets_own_reader_opens_the_shards(built: Path) -> None:
     for sample in samples:
         assert set(sample) >= {"bg.jpg", "obj0.png", "mask0.png", "obj1.png", "mask1.png", "meta.json", "__key__"}
         assert sample["bg.jpg"].shape == (72, 96, 3)
-        assert sample["obj0.png"].shape == (48, 48, 3)
+        assert sample["obj0.png"].shape[0] == sample["obj0.png"].shape[1] <= 48
         assert sample["meta.json"]["source"] == "coco"
 
 
@@ -176,7 +156,7 @@ def rewritten(change: Callable[[str, bytes], list[tuple[str, bytes]]]) -> Callab
         entry = next(entry for entry in index["shardlist"] if entry["url"] == tar.name)
         entry["filesize"] = tar.stat().st_size
         entry["sha256"] = hashlib.sha256(tar.read_bytes()).hexdigest()
-        write_json(folder / "index.json", index)
+        (folder / "index.json").write_text(json.dumps(index))
 
     return damage
 
@@ -212,7 +192,7 @@ def edit_index(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], Non
     def damage(folder: Path) -> None:
         index = json.loads((folder / "index.json").read_text())
         change(index)
-        write_json(folder / "index.json", index)
+        (folder / "index.json").write_text(json.dumps(index))
 
     return damage
 
@@ -224,6 +204,11 @@ def flip_a_byte(folder: Path) -> None:
     tar.write_bytes(data)
 
 
+def lose_a_sample(folder: Path) -> None:
+    key, _ = next(read_samples(folder / "train-000000.tar"))
+    rewritten(lambda name, data: [] if name.startswith(f"{key}.") else [(name, data)])(folder)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped byte": (flip_a_byte, "bytes have changed"),
     "a tar cut off": (lambda f: (f / "train-000000.tar").write_bytes(b"x" * 512), "index.json says"),
@@ -233,7 +218,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "an index cut off": (lambda f: (f / "index.json").write_text("{"), "not JSON"),
     "an index out of the folder": (edit_index(lambda i: i["shardlist"][0].update(url="../x.tar")), "plain name"),
     "an index that miscounts": (edit_index(lambda i: i["shardlist"][0].update(nsamples=99)), "index.json says 99"),
-    "a sample lost": (rewritten(lambda n, d: [] if n.startswith("coco-1049-") else [(n, d)]), "index.json says"),
+    "a sample lost": (lose_a_sample, "index.json says"),
     "no photo": (drop(".bg.jpg"), "bg.jpg: missing"),
     "no mask": (drop(".mask1.png"), "mask1.png: missing"),
     "no object": (drop(".obj0.png"), "obj0.png: missing"),
@@ -247,7 +232,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a mask in colour": (put(".mask0.png", lambda _: png(np.ones((72, 96, 3), np.uint8))), "3 channels"),
     "a cut-out off square": (put(".obj0.png", lambda _: png(np.ones((9, 8, 4), np.uint8))), "expected a square"),
     "a cut-out not on white": (put(".obj0.png", lambda _: png(np.zeros((8, 8, 4), np.uint8))), "over white"),
-    "another schema": (edit_meta(schema=2), "$.schema"),
+    "another schema": (edit_meta(schema=1), "$.schema"),
+    "no relations": (edit_meta(relations=None), "$.relations"),
+    "more border than outline": (put(".meta.json", lambda d: d.replace(b'"border":0.', b'"border":1.9')), "border"),
+    "a negative gap": (put(".meta.json", lambda d: d.replace(b'"gap_px":', b'"gap_px":-1')), "gap_px"),
+    "an object of no part": (put(".meta.json", lambda d: d.replace(b'"parts":1', b'"parts":0')), "parts"),
     "an unknown key": (edit_meta(note="x"), "note"),
     "another split": (edit_meta(split="val"), "`split` val in a shard of train"),
     "another size in the metadata": (edit_meta(size=[1, 2]), "`size`"),
@@ -257,7 +246,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
                             "mask2.png: belongs to no object"),
     "a front that is no object": (put(".meta.json", lambda d: d.replace(b'"front":null', b'"front":2')), "`front`"),
     "no picture at all": (put(".bg.jpg", lambda _: b"text"), "bg.jpg: does not decode (not a picture)"),
-    "a plan that is none": (lambda f: (f / "plan.parquet").write_bytes(b"text"), "plan.parquet: cannot be read"),
+    "a plan that is none": (lambda f: (f / "plan/000000.parquet").write_bytes(b"text"), "000000.parquet: cannot"),
     "rejects cut off": (lambda f: (f / "rejects.parquet").write_bytes(b""), "rejects.parquet: cannot be read"),
     "a pickle": (rewritten(lambda n, d: [(n.replace(".mask0.png", ".mask0.pkl"), d)]), "not a member"),
     "a path": (name_as(".meta.json", "../evil.meta.json"), "not a plain file"),
@@ -278,6 +267,7 @@ def test_damage_is_named(copy: Path, kind: str) -> None:
 
 def test_a_sample_twice_is_named(copy: Path) -> None:
     (copy / "index.json").unlink()
+    (copy / "recipe.json").unlink()
     (copy / "train-000009.tar").write_bytes((copy / "train-000000.tar").read_bytes())
     with pytest.raises(UserError, match="stands twice"):
         verify(copy)

@@ -1,6 +1,7 @@
 """The table of samples: what goes in comes out, in any Parquet reader, from a path or a URL."""
 
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +113,22 @@ def test_a_table_of_other_columns_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train-000000\.parquet: cannot be read"):
         read_tables(str(tmp_path))
     assert read_tables(str(tmp_path), columns=["key"]).num_rows == 1
+
+
+def test_the_example_of_the_format_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "shards" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    put(
+        str(tmp_path / "shards"), "train-000000", [meta_of([{}]), meta_of([{}, {}], [4]), meta_of([{}] * 2, key="near")]
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert [row["key"] for row in names["touching"]] == ["near"]
+
+
+def test_the_format_describes_each_column() -> None:
+    text = (Path(__file__).parents[2] / "shards" / "README.md").read_text()
+    table = text[text.index("### The table of samples") :]
+    described = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert sorted(described) == sorted(SCHEMA.names)
