@@ -1,5 +1,6 @@
 """Where a predictor's weights and packages are, or one line that says how to get them. No pickle is ever read."""
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -151,3 +152,21 @@ def require_rembg(weights: str) -> None:
         )
     else:
         raise UserError(f"--mask-weights {weights}: no ONNX file and none of {', '.join(SESSIONS)}; {ONNX_HINT}")
+
+
+def weights_digest(kind: str, weights: str) -> str:
+    """What of `weights` the masks depend on, whatever place they are in: SHA-256 of the files' bytes.
+
+    For a session of rembg it is the name: rembg itself checks what it downloads for it.
+    Raises `UserError` as `load_predictor` does.
+    """
+    if kind == "sam":
+        folder = sam_folder(weights)
+        files = [folder / name for name in ("config.json", "preprocessor_config.json", "processor_config.json")]
+        digest = hashlib.sha256()
+        for path in [path for path in files if path.is_file()] + sorted(folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+    require_rembg(weights)
+    return hashlib.sha256(storage.read(weights)).hexdigest() if is_onnx(weights) else weights

@@ -94,14 +94,26 @@ def _save(model: Any, folder: Path, side: int) -> Path:
     return folder
 
 
-def random_sam2(folder: Path, side: int = 128, model_type: str = "sam2_video", seed: int = 0) -> Path:
-    """A SAM 2 of random weights; published folders say `sam2_video` in their config.json."""
+def random_sam2(folder: Path, side: int = 128, seed: int = 0) -> Path:
+    """A SAM 2 of random weights. As published, it is the model for videos: of type `sam2_video`, with a memory."""
     import torch
-    from transformers import Sam2Config, Sam2Model
+    from transformers import Sam2VideoConfig, Sam2VideoModel
 
     torch.manual_seed(seed)
-    level = side // 4
-    config = Sam2Config(
+    width, level = 32, side // 4
+    memory = {
+        "memory_attention_hidden_size": width,
+        "memory_attention_feed_forward_hidden_size": width,
+        "memory_attention_num_layers": 1,
+        "memory_attention_rope_feat_sizes": [level // 4, level // 4],
+        "memory_encoder_hidden_size": width,
+        "memory_encoder_output_channels": width // 2,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": width,
+        "memory_fuser_num_layers": 1,
+    }
+    config = Sam2VideoConfig(
         vision_config={
             "model_type": "sam2_vision_model",
             "backbone_config": {
@@ -117,16 +129,21 @@ def random_sam2(folder: Path, side: int = 128, model_type: str = "sam2_video", s
             },
             "backbone_channel_list": [64, 32, 16, 8],
             "backbone_feature_sizes": [[level, level], [level // 2, level // 2], [level // 4, level // 4]],
-            "fpn_hidden_size": 32,
+            "fpn_hidden_size": width,
             "initializer_range": 0.3,
         },
-        prompt_encoder_config={"hidden_size": 32, "image_size": side},
-        mask_decoder_config={"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 2, "iou_head_hidden_dim": 32},
+        prompt_encoder_config={"hidden_size": width, "image_size": side},
+        mask_decoder_config={
+            "hidden_size": width,
+            "mlp_dim": 64,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": width,
+        },
+        image_size=side,
         initializer_range=0.3,
+        **memory,
     )
-    Sam2Model(config).eval().save_pretrained(folder)
-    written = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**written, "model_type": model_type}))
+    Sam2VideoModel(config).eval().save_pretrained(folder)
     preprocessor = {"image_processor_type": "Sam2ImageProcessorFast", "size": {"height": side, "width": side}}
     (folder / "preprocessor_config.json").write_text(json.dumps({**preprocessor, **IMAGENET}))
     return folder

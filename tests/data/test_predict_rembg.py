@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from pics_common.errors import UserError
 from pics_data.predict import check_predictor, load_predictor
 from pics_data.predict.regions import clipped
 from pics_data.predict.rembg import LAYOUTS, U2NET, layout_of, to_pixels, to_saliency
-from pics_data.predict.weights import REMOTE_SESSIONS, SESSIONS
+from pics_data.predict.weights import REMOTE_SESSIONS, SESSIONS, weights_digest
 from tests.data.checkpoints_for_tests import bright_onnx
 
 DARK, BRIGHT = 25, (235, 255, 240)
@@ -141,6 +142,14 @@ def test_photos_and_calls_do_not_depend_on_each_other(u2net: Path) -> None:
     again = list(load_predictor("rembg", str(u2net)).masks_of_boxes(rgb, [box_of(silhouette)]))
     assert np.array_equal(first, again)
     assert np.array_equal(first, list(predictor.masks_of_boxes(rgb, [box_of(silhouette)])))
+
+
+def test_a_file_may_be_a_url(u2net: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/weights/u2net.onnx", u2net.read_bytes())
+    rgb, (silhouette,) = drawn(100, 100, (50, 50, 20, 20))
+    ((mask, _),) = list(load_predictor("rembg", "memory://weights/u2net.onnx").masks_of_photo(rgb))
+    assert near(mask, silhouette, 2)
+    assert weights_digest("rembg", "memory://weights/u2net.onnx") == weights_digest("rembg", str(u2net))
 
 
 def refusal(weights: str) -> str:

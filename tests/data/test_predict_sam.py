@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from pics_common.errors import UserError
 from pics_data.predict import check_predictor, load_predictor
 from pics_data.predict.regions import Box, clean, clipped, grid_points
 from pics_data.predict.sam import BOX_MARGIN, PROMPTS_AT_ONCE, PhotoSettings, SamPredictor, load
+from pics_data.predict.weights import weights_digest
 from tests.data.checkpoints_for_tests import bright_sam, random_sam, random_sam2
 
 SIZES = [(90, 160), (160, 90), (300, 301), (40, 33), (5, 400)]  # height, width
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_threads_for_later_tests() -> Iterator[None]:
+    """A predictor sets torch's number of threads, for the whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +260,16 @@ def copy_without(source: Path, target: Path, *names: str) -> Path:
         if path.name not in names:
             (target / path.name).write_bytes(path.read_bytes())
     return target
+
+
+def test_the_digest_of_weights_tells_contents_and_not_places(folders: dict[str, Path], tmp_path: Path) -> None:
+    digest = weights_digest("sam", str(folders["random"]))
+    folder = copy_without(folders["random"], tmp_path / "elsewhere")
+    assert weights_digest("sam", str(folder)) == digest
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.5, 0.5, 0.5]}))
+    assert weights_digest("sam", str(folder)) != digest
+    assert weights_digest("sam", str(folders["sam2"])) != digest
 
 
 @pytest.mark.parametrize("weights", ["", "no/such/folder", "pics-compositing-no-such-owner/no-such-model", "nothing"])

@@ -1,11 +1,13 @@
 """The mask stage on one photo: who gets a silhouette, what is measured of it, and what is rejected."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from pics_data.masks import mask_of
 from pics_data.predict import load_predictor
@@ -16,6 +18,14 @@ from tests.data.checkpoints_for_tests import bright_onnx, bright_sam
 
 WIDTH, HEIGHT = 160, 120
 ELLIPSES = ((50, 40, 30, 18), (110, 80, 20, 24), (25, 100, 12, 10))  # centre x, y, half axes
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_threads_for_later_tests() -> Iterator[None]:
+    """A predictor sets torch's number of threads, for the whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
