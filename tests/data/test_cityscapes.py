@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from pics_common.errors import UserError
-from pics_data.labels import label_reader
+from pics_data.labels import read_labels
 from pics_data.masks import mask_of
 from pics_data.records import Photo, Reject
 from pics_data.sources import cityscapes
@@ -132,6 +133,16 @@ def test_what_hides_an_object_is_kept_and_nothing_else(tmp_path: Path) -> None:
     assert mask_of(car.segmentation, HEIGHT, WIDTH)[40, 65]
 
 
+def test_silhouettes_are_not_shifted(tmp_path: Path) -> None:
+    angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    disc = np.stack([70 + 30 * np.cos(angles), 40 + 30 * np.sin(angles)], axis=1).round().astype(int).tolist()
+    write(tmp_path, "train", "ulm_000000_000019", [element("car", disc)])
+    (car,) = only_photo(read(tmp_path)).instances
+    middle = np.argwhere(mask_of(car.segmentation, HEIGHT, WIDTH)).mean(axis=0)
+    truth = np.argwhere(painted([element("car", disc)]) == 0).mean(axis=0)
+    assert np.abs(middle - truth).max() < 0.35  # pixels; half a pixel more without the shift
+
+
 def test_objects_at_the_edge_reach_it(tmp_path: Path) -> None:
     right, bottom = WIDTH - 1, HEIGHT - 1
     whole = [[0, 0], [right, 0], [right, bottom], [0, bottom]]
@@ -221,7 +232,7 @@ def test_label_pictures_where_polygons_are_not(tmp_path: Path) -> None:
         ("26001", "car", False, (30, 20, 30, 20), 600),
     ]
     for instance in photo.instances:
-        mask = mask_of(instance.segmentation, HEIGHT, WIDTH, label_reader(photo.labels, (HEIGHT, WIDTH)))
+        mask = mask_of(instance.segmentation, HEIGHT, WIDTH, partial(read_labels, photo.labels))
         assert (mask == (ids == int(instance.id))).all()
 
 

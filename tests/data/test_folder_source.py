@@ -135,8 +135,9 @@ def test_a_large_header_is_read_to_its_end(tmp_path: Path, mode: str) -> None:
     assert photo_size(str(path)) == (70, 50)
 
 
-def test_the_pixels_are_not_read(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.jpg", 1500, 1000)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_the_pixels_are_not_read(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"a.{suffix}", 1500, 1000)
     data = path.read_bytes()
     assert len(data) > 10 * 2**16
     path.write_bytes(data[: 2**16])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pics_common.errors import UserError
-from pics_data.labels import label_reader
+from pics_data.labels import read_labels
 from pics_data.masks import mask_of
 from pics_data.records import Photo, Reject
 from pics_data.sources import mapillary
@@ -82,7 +83,7 @@ def test_what_was_drawn_comes_out(dataset: Path, version: str, below: str) -> No
         assert photo.path == str(dataset / "training" / "images" / f"{photo.id}.jpg")
         assert (photo.width, photo.height) == (WIDTH, HEIGHT)
         values = drawn(version, cars)
-        reader = label_reader(photo.labels, (HEIGHT, WIDTH))
+        reader = partial(read_labels, photo.labels)
         left = {256 * label["Car"] + number: "Car" for number in range(cars)} | {256 * label["Bird"] + 255: "Bird"}
         for instance in photo.instances:
             value = int(instance.id)

@@ -1,6 +1,7 @@
 """VITON-HD: the classes of a parse map become the garments and parts of a person that one can name."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pics_common.errors import UserError
-from pics_data.labels import label_reader
+from pics_data.labels import read_labels
 from pics_data.masks import mask_of
 from pics_data.records import Instance, Photo, Reject
 from pics_data.sources import viton_hd
@@ -60,7 +61,7 @@ def test_objects_are_the_merged_classes(tmp_path: Path) -> None:
         "left_arm": ("arm", (LEFT_ARM,)),
     }
     assert {instance.id for instance in photo.instances} == set(expected)
-    reader = label_reader(photo.labels, (HEIGHT, WIDTH))
+    reader = partial(read_labels, photo.labels)
     for instance in photo.instances:
         category, classes = expected[instance.id]
         truth = np.isin(person(), classes)
@@ -144,5 +145,5 @@ def test_a_real_person_wears_two_garments(shared_data: Path) -> None:
     assert sorted(large, key=lambda instance: -instance.area)[:2] == list(pair)
     truth = np.asarray(Image.open(photo.labels))
     for instance in photo.instances:
-        mask = mask_of(instance.segmentation, 1024, 768, label_reader(photo.labels, (1024, 768)))
+        mask = mask_of(instance.segmentation, 1024, 768, partial(read_labels, photo.labels))
         assert (mask == np.isin(truth, instance.segmentation["values"])).all()
