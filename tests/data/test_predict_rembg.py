@@ -120,11 +120,24 @@ def test_a_black_photo_is_no_division_by_zero(u2net: Path) -> None:
 
 def test_networks_that_answer_with_logits_and_open_sizes_work(tmp_path: Path) -> None:
     rgb, (silhouette,) = drawn(300, 400, (200, 150, 60, 40))
-    # 12 * (0.95 - 0.5) = 5: without the sigmoid the threshold would lie elsewhere on a soft edge, but not by 2 pixels.
     for name, options in (("birefnet-general.onnx", {"side": 64, "logits": True}), ("isnet.onnx", {"side": "side"})):
         predictor = load_predictor("rembg", str(bright_onnx(tmp_path / name, **options)))
         (found,) = list(predictor.masks_of_photo(rgb))
         assert near(found[0], silhouette, 400 // 64 + 1 if options["side"] == 64 else 2)
+
+
+def test_pixels_are_scaled_by_the_brightest_of_them() -> None:
+    rgb = np.array([[[10, 20, 30], [40, 50, 100]]], np.uint8)
+    pixels = to_pixels(rgb, (1, 2), U2NET)
+    assert pixels.shape == (1, 3, 1, 2)
+    assert pixels[0, :, 0, 1] == pytest.approx([(0.4 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (1.0 - 0.406) / 0.225])
+
+
+def test_logits_become_probabilities_before_they_are_stretched() -> None:
+    answer = np.array([[-2.0, 1.0], [2.0, -2.0]], np.float32)
+    middle = (1 / (1 + np.exp(-1.0)) - 1 / (1 + np.exp(2.0))) / (1 / (1 + np.exp(-2.0)) - 1 / (1 + np.exp(2.0)))
+    assert to_saliency(answer, (2, 2), LAYOUTS["birefnet"]).tolist() == [[0, int(255 * middle)], [255, 0]]
+    assert to_saliency(answer, (2, 2), U2NET).tolist() == [[0, int(255 * 0.75)], [255, 0]]
 
 
 def test_the_layout_is_known_by_the_files_name() -> None:
