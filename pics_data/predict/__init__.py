@@ -41,6 +41,7 @@ def load_predictor(kind: Kind, weights: str, device: str = "cpu", threads: int =
     round differently at a silhouette's edge.
     Raises `UserError` where a package or the weights are missing or of no use.
     """
+    check_predictor(kind, weights)
     if kind == "sam":
         from pics_data.predict import sam
 

@@ -19,7 +19,7 @@ from PIL import Image
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.predict.regions import Box, Mask, clean, clipped, enlarged
-from pics_data.predict.weights import ONNX_HINT, is_onnx, require_rembg
+from pics_data.predict.weights import ONNX_HINT, is_onnx
 
 Saliency = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -89,8 +89,7 @@ def _mean_of(saliency: NDArray[np.uint8], labels: NDArray[np.int32], stats: NDAr
 
 
 def load(weights: str, device: str, threads: int) -> SaliencyPredictor:
-    """See `pics_data.predict.load_predictor`."""
-    require_rembg(weights)
+    """See `pics_data.predict.load_predictor`, which checks `weights` before."""
     open_saliency = _of_file if is_onnx(weights) else _of_session
     return SaliencyPredictor(open_saliency(weights, device, threads))
 

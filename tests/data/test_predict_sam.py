@@ -254,6 +254,25 @@ def test_heavy_packages_are_imported_only_when_used() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("kind", "weights", "words"),
+    [
+        ("sam", "facebook/sam-vit-base", "torch and transformers are not installed"),
+        ("rembg", "u2net.onnx", "onnxruntime is not installed"),
+        ("rembg", "u2net", "rembg and onnxruntime are not installed"),
+    ],
+)
+def test_missing_packages_are_named(tmp_path: Path, kind: str, weights: str, words: str) -> None:
+    """In a Python whose packages are this one's but for those."""
+    for path in Path(np.__file__).parents[1].iterdir():
+        if path.name not in ("torch", "transformers", "onnxruntime", "rembg"):
+            (tmp_path / path.name).symlink_to(path)
+    program = f"from pics_data.predict import load_predictor as load; load({kind!r}, {weights!r})"
+    places = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, env=places)
+    assert f"UserError: --masks {kind}: {words}; pip install 'pics-compositing[masks]'" in done.stderr
+
+
 def copy_without(source: Path, target: Path, *names: str) -> Path:
     target.mkdir()
     for path in source.iterdir():
