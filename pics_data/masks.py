@@ -99,12 +99,22 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         size = len(polygon) if isinstance(polygon, list) else type(polygon).__name__
         raise RejectError("malformed polygon", f"expected [x, y, x, y, x, y, ...], found {size} values")
-    for value in polygon:
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise RejectError("malformed polygon", f"coordinate {value}")
+    if not are_finite(polygon):
+        wrong = next(value for value in polygon if not are_finite([value]))
+        raise RejectError("malformed polygon", f"coordinate {str(wrong)[:40]}")
     # The rasteriser's memory grows with the outline's length: nobody draws a photo's width beyond the photo.
     if min(polygon) < -max(height, width) or max(polygon) > 2 * max(height, width):
         raise RejectError("malformed polygon", "coordinates far outside of the photo")
+
+
+def are_finite(values: list[Any]) -> bool:
+    """Whether all are finite numbers that fit a float; polygons have thousands, so no loop of Python's."""
+    if not set(map(type, values)) <= {int, float}:
+        return False
+    try:
+        return all(map(math.isfinite, values))
+    except OverflowError:
+        return False
 
 
 def _rle_mask(rle: dict[str, Any], height: int, width: int) -> Mask:

@@ -5,16 +5,16 @@ ignored, 256 B + A the instance. The data set's authors advise to use these: pol
 their order, the later before the earlier. What is a crowd or to be ignored is marked as a crowd.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.labels import Region, label_instances, read_labels
-from pics_data.masks import check_polygons, measure
+from pics_data.masks import are_finite, check_polygons, measure
 from pics_data.records import Instance, Photo, Reject, RejectError
 from pics_data.sources.annotated_files import Annotation, Pair, box_of, read_pairs
 from pics_data.sources.photo_folders import PhotoFolders
@@ -241,11 +241,16 @@ def read_polygon(item: Any) -> list[float]:
     if not isinstance(item, dict):
         raise ValueError("`poly2d` holds something else than objects")
     vertices = _list(item.get("vertices"), "vertices")
-    if not vertices or not all(isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)) for v in vertices):
+    if not vertices or set(map(type, vertices)) != {list} or set(map(len, vertices)) != {2}:
         raise ValueError("`vertices` are not [x, y] each")
+    flat = list(chain.from_iterable(vertices))
+    if not are_finite(flat):
+        raise ValueError("`vertices` are not finite numbers")
     types = item.get("types") or "L" * len(vertices)
     if not isinstance(types, str) or len(types) != len(vertices) or set(types) - {"L", "C"}:
         raise ValueError("`types` is not a letter L or C for each vertex")
+    if "C" not in types:
+        return flat
     points = [*vertices, vertices[0]]
     line = list(vertices[0])
     i = 1
@@ -292,7 +297,7 @@ def _meet(a: tuple[float, float, float, float] | None, b: tuple[float, float, fl
 
 def _box(box2d: Any) -> tuple[float, float, float, float]:
     """Scalabel's boxes include their last pixel."""
-    if not isinstance(box2d, dict) or not all(_is_number(box2d.get(key)) for key in ("x1", "y1", "x2", "y2")):
+    if not isinstance(box2d, dict) or not are_finite([box2d.get(key) for key in ("x1", "y1", "x2", "y2")]):
         raise ValueError("expected `rle`, `poly2d` or `box2d`")
     x1, y1, x2, y2 = (float(box2d[key]) for key in ("x1", "y1", "x2", "y2"))
     if x2 < x1 or y2 < y1:
@@ -324,10 +329,6 @@ def _list(value: Any, key: str) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"`{key}` is no list")
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _is_text(value: str) -> bool:

@@ -325,6 +325,8 @@ def test_a_curve_is_followed_to_a_quarter_of_a_pixel(points: list[tuple[float, f
         ({"id": "1", "category": "car", "poly2d": polygon((1, 1), (9, 1), (5, 9), types="LL")}, "malformed annotation"),
         ({"id": "1", "category": "car", "poly2d": polygon((1, 1), (9, 1))}, "empty mask"),
         ({"id": "1", "category": "car", "poly2d": polygon((1, 1), (9, 1), (5, 1e9))}, "malformed polygon"),
+        ({"id": "1", "category": "car", "poly2d": polygon((1, 1), (9, 1), (5, 10**400))}, "malformed annotation"),
+        ({"id": "1", "category": "car", "poly2d": [{"vertices": [[1, "2"], [3, 4]]}]}, "malformed annotation"),
         ({"id": "1", "category": "car", "rle": "x"}, "malformed annotation"),
         ({"id": "1", "category": "car", "rle": {}}, "mask size mismatch"),
         ({"id": "1", "category": "car", "rle": {"size": [9, 9], "counts": [81]}}, "mask size mismatch"),
@@ -438,6 +440,19 @@ def test_what_is_no_scalabel_json_is_an_error_that_names_the_file(tmp_path: Path
     with pytest.raises(UserError, match=f"(?i){says}") as error:
         list(read_frames(str(path)))
     assert str(path) in str(error.value)
+
+
+def test_a_frame_without_an_end_is_not_read_to_the_end_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalabel_json, "CHUNK", 100)
+    monkeypatch.setattr(scalabel_json, "LONGEST", 1000)
+    path = tmp_path / "a.json"
+    path.write_text('[{"name": "a"}, {"name": "' + "x" * 800 + '"}]')
+    assert len(list(read_frames(str(path)))) == 2
+    path.write_text('[{"name": "a"}, {"name": "' + "x" * 100_000 + '"}]')
+    with pytest.raises(UserError, match="at character 16"):
+        list(read_frames(str(path)))
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ TRIANGLE = [1.0, 1.0, 8.0, 1.0, 4.0, 8.0]
         ([[*TRIANGLE, 3.0]], "malformed polygon"),
         ([TRIANGLE, [1.0, None, 2.0, 2.0, 3.0, 3.0]], "malformed polygon"),
         ([[float("nan"), 1.0, 2.0, 2.0, 3.0, 3.0]], "malformed polygon"),
+        ([[10**400, 1, 2, 2, 3, 3]], "malformed polygon"),
+        ([["1", 1, 2, 2, 3, 3]], "malformed polygon"),
         ([[1e12, 1.0, 2.0, 2.0, 3.0, 3.0]], "malformed polygon"),
         ([TRIANGLE, "text"], "malformed polygon"),
         (None, "malformed polygon"),
