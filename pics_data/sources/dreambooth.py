@@ -20,7 +20,8 @@ from pics_data.sources.annotated_files import require_folders
 from pics_data.sources.plain_photos import AHEAD, find_photos, sized_photo
 
 SOURCE = "dreambooth"
-LICENSE = "CC BY 4.0"
+# Some photos are the authors' own, some from Unsplash: this list says which.
+LICENSE = "https://github.com/google/dreambooth/blob/main/dataset/references_and_licenses.txt"
 CLASSES = "prompts_and_classes.txt"
 HEADING = "subject_name,class"
 

@@ -1,24 +1,25 @@
-"""VITON-HD (https://github.com/shadow2496/VITON-HD): people in garments, with each pixel's part of body or garment.
+"""VITON-HD (https://github.com/shadow2496/VITON-HD): people in garments, and which part or garment each pixel shows.
 
     train/image/<id>.jpg           the photo, 768 x 1024
-    train/image-parse-v3/<id>.png  its parse map: 20 classes as indices into a palette
+    train/image-parse-v3/<id>.png  its parse map, 20 classes as indices into a palette; `image-parse` in older releases
 
 `--images` is `train/image`, `--annotations` is `train/image-parse-v3`. (`image-parse-agnostic-v3.2` lacks the garment.)
 
-What is an object. The published builder takes each class as it stands and pairs the two largest. The parser, though,
-calls one and the same garment upper clothes here and dress or coat there, and splits a head into four classes of which
-none is an object and most lie inside another's box. So classes are merged as VITON-HD's own loader groups them for
-garments, and one step further for the body, into things that one can name and that touch one another:
+What is an object. The published builder takes each class as it stands, and of those above the minimum area the two
+largest. But the parser calls one and the same top upper clothes in one place and dress or coat in another, and it takes
+a head apart into hair, face and neck, of which none is an object and most lie inside another's box. So classes are
+merged, garments as VITON-HD's own loader groups them and the body one step further, into things that have a name and
+that touch one another:
 
-* upper clothes (upper clothes, dress, coat) and lower clothes (trousers, skirt): mostly the two largest, hence mostly
-  the published pair, with the highest box IoU as well, since the waist of one covers the other;
-* head (hat, hair, sunglasses, face, and the skin of neck and chest): the person; meets the garment at the neckline,
-  where long hair lies in front of it and a collar in front of the neck;
-* each arm, each leg and each shoe: in front of the garments, or out of a sleeve;
+* upper clothes (upper clothes, dress, coat) and lower clothes (trousers, skirt): as a rule the two largest, which is
+  the published pair, and the pair with the highest box IoU, since one reaches over the other at the waist;
+* head (hat, hair, sunglasses, face, and the skin of neck and chest): the person. It meets the garment at the neckline,
+  with long hair in front of it or a collar in front of the neck;
+* each arm, each leg and each shoe: in front of a garment, or coming out of it;
 * scarf.
 
-Gloves and socks are not taken: they are hardly ever large enough. The person as a whole is none either: its box would
-hold the garments' boxes, and a box within another makes no pair.
+Gloves and socks are left out, being hardly ever large enough. The whole person is no object either: its box would hold
+the garments' boxes, and a box within another makes no pair.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

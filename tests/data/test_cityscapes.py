@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -210,6 +212,18 @@ def test_without_checking_photos_nothing_is_listed(dataset: Path) -> None:
     found = read(dataset, check_photos=False)
     assert len(found) == 5
     assert all(isinstance(item, Photo) and item.path.endswith("_leftImg8bit.png") for item in found)
+
+
+def test_a_store(dataset: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in dataset.rglob("*.*"):
+        memory.pipe_file(f"/bucket/cityscapes/{path.relative_to(dataset)}", path.read_bytes())
+    root = "memory://bucket/cityscapes"
+    found = list(cityscapes.photos([f"{root}/leftImg8bit"], [f"{root}/gtFine/"]))
+    here = [item for item in read(dataset) if isinstance(item, Photo)]
+    assert [item for item in found if isinstance(item, Photo)] == [
+        replace(item, path=item.path.replace(str(dataset), root)) for item in here
+    ]
 
 
 def write_instance_ids(root: Path, name: str, ids: np.ndarray) -> Path:

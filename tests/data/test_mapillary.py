@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -125,6 +126,23 @@ def test_without_checking_photos_nothing_is_listed(dataset: Path) -> None:
     assert [item.path for item in found if isinstance(item, Photo)] == [
         str(dataset / "training" / "images" / name) for name in ("Ab-7.jpg", "_M.jpg", "zC_-1.jpg")
     ]
+
+
+def test_a_store(dataset: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in dataset.rglob("*.*"):
+        if path.is_file():
+            memory.pipe_file(f"/bucket/mvd/{path.relative_to(dataset)}", path.read_bytes())
+    root = "memory://bucket/mvd/training"
+    found = list(mapillary.photos([f"{root}/images"], [f"{root}/v2.0/"]))
+    local = read(dataset, ["training/images"], ["training/v2.0"])
+    assert [item.instances for item in found if isinstance(item, Photo)] == [
+        item.instances for item in local if isinstance(item, Photo)
+    ]
+    for photo in found:
+        assert isinstance(photo, Photo)
+        assert photo.path == f"{root}/images/{photo.id}.jpg"
+        assert photo.labels == f"{root}/v2.0/instances/{photo.id}.png"
 
 
 def test_bad_files_are_rejects_and_their_neighbours_are_there(dataset: Path) -> None:
