@@ -3,6 +3,7 @@
 Boxes are (x, y, width, height) in whole pixels. Where a mask's box is not given, it is measured.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
+Points = NDArray[np.int64]
 
+ROWS = 256  # of a table of distances, made at a time
 CROSS_OVER = 3  # how often the search for a short way between two outlines changes sides
 SOBEL_STEP = 4 * 255  # what a 3 x 3 Sobel filter answers to a straight step from black to white
 
@@ -119,9 +122,8 @@ def contact_and_gap(first: Mask, second: Mask, boxes: tuple[Box, Box] | None = N
     if contact:
         return contact, 0.0
     # The closest two pixels are no further from the other's box than any two pixels are from each other.
-    near = _common(*boxes, first.shape, reach=_short_way(first, second, boxes))
-    distance = cv2.distanceTransform(1 - second[near].view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return 0, round(float(distance[first[near]].min()) - 1, 2)
+    near = _common(*boxes, first.shape, reach=math.ceil(_short_way(first, second, boxes)))
+    return 0, round(_least_distance(_outline(first[near]), _outline(second[near])) - 1, 2)
 
 
 def _common(first: Box, second: Box, shape: tuple[int, ...], reach: int) -> tuple[slice, slice]:
@@ -132,21 +134,30 @@ def _common(first: Box, second: Box, shape: tuple[int, ...], reach: int) -> tupl
     return slice(top, max(top, min(bottom, shape[0]))), slice(left, max(left, min(right, shape[1])))
 
 
-def _short_way(first: Mask, second: Mask, boxes: tuple[Box, Box]) -> int:
-    """A distance in whole pixels, rounded up, between some pixel of each mask: mostly close to the least one."""
-    outlines = [_corners(mask, box) for mask, box in zip((first, second), boxes, strict=True)]
-    here, least = outlines[0][0], np.inf
+def _short_way(first: Mask, second: Mask, boxes: tuple[Box, Box]) -> float:
+    """The distance between some pixel of each mask, mostly close to the least one."""
+    outlines = []
+    for mask, (x, y, w, h) in zip((first, second), boxes, strict=True):
+        outlines.append(_outline(mask[y : y + h, x : x + w], cv2.CHAIN_APPROX_SIMPLE) + np.array([x, y]))
+    here, distance = outlines[0][0], math.inf
     for step in range(1, CROSS_OVER + 1):
         other = outlines[step % 2]
         squares = ((other - here) ** 2).sum(axis=1)
-        here, least = other[squares.argmin()], squares.min()
-    return int(np.ceil(np.sqrt(least)))
+        here, distance = other[squares.argmin()], math.sqrt(squares.min())
+    return distance
 
 
-def _corners(mask: Mask, box: Box) -> NDArray[np.int32]:
-    """The corners (x, y) of a mask's outlines, [N, 2]: pixels of the mask."""
-    x, y, w, h = box
-    outlines, _ = cv2.findContours(
-        mask[y : y + h, x : x + w].view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y)
+def _outline(mask: Mask, chain: int = cv2.CHAIN_APPROX_NONE) -> Points:
+    """The pixels (x, y) of a mask, not empty, that have another beside them, [N, 2]; or the corners among them."""
+    lines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, chain)
+    return np.concatenate(lines).reshape(-1, 2).astype(np.int64)
+
+
+def _least_distance(first: Points, second: Points) -> float:
+    """The least distance between a point of each, in the memory of `ROWS` times the second's points."""
+    x, y = second.T
+    least = min(
+        int(((rows[:, :1] - x) ** 2 + (rows[:, 1:] - y) ** 2).min())
+        for rows in (first[start : start + ROWS] for start in range(0, len(first), ROWS))
     )
-    return np.concatenate(outlines).reshape(-1, 2)
+    return math.sqrt(least)
