@@ -111,9 +111,9 @@ def test_measures_do_not_depend_on_where_in_the_photo(mask: np.ndarray, down: in
 
 
 def test_an_object_in_the_hole_of_another() -> None:
-    ring = shape((5, 5, 40, 40)) & ~shape((10, 10, 30, 30))
-    inside = shape((13, 20, 6, 6))
-    assert measure_relation(ring, inside).gap_px == measure_relation(inside, ring).gap_px == 3  # columns 10, 11, 12
+    ring = shape((5, 5, 20, 20)) & ~shape((8, 8, 14, 14))
+    inside = shape((13, 13, 4, 4))
+    assert measure_relation(ring, inside).gap_px == measure_relation(inside, ring).gap_px == 5  # columns 8 to 12
 
 
 def test_an_empty_mask_has_an_empty_box() -> None:
