@@ -1,11 +1,17 @@
 """Quality of a silhouette and relation of two, on shapes whose measures are known."""
 
+import json
+from itertools import combinations
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pics_data.masks import mask_of
 from pics_data.measure import bounding_box, box_iou, contact_and_gap, measure_quality, measure_relation
 
 
@@ -129,3 +135,22 @@ def test_any_mask_is_measured(data: st.DataObject) -> None:
     assert quality.parts >= 1
     assert 0 <= quality.border <= 1
     assert 0 <= quality.edge <= 1
+
+
+@pytest.mark.shared
+def test_gaps_of_real_silhouettes_equal_the_distance_transform(shared_data: Path) -> None:
+    document = json.loads((shared_data / "coco_mini" / "annotations" / "instances_val2017.json").read_bytes())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
+    of_photo: dict[int, list[np.ndarray]] = {}
+    for item in document["annotations"]:
+        if not item["iscrowd"] and item["area"] > 500:
+            mask = mask_of(item["segmentation"], *sizes[item["image_id"]])
+            of_photo.setdefault(item["image_id"], []).append(mask)
+    pairs = [pair for masks in of_photo.values() for pair in combinations(masks[:4], 2)]
+    assert len(pairs) > 100
+    for first, second in pairs:
+        distance = cv2.distanceTransform(1 - second.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[first]
+        relation = measure_relation(first, second)
+        assert relation.contact_px == (distance < 1.5).sum()
+        assert relation.overlap_px == (distance == 0).sum()
+        assert relation.gap_px == pytest.approx(max(0, distance.min() - 1) if distance.min() > 1.5 else 0, abs=0.02)
