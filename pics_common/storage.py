@@ -22,8 +22,9 @@ from pics_common.files import flush, write_atomic
 
 T = TypeVar("T")
 
-# Throttling and 503s are a store's way to say "slower": botocore waits longer each time, up to some 20 s.
-S3_RETRIES = {"config_kwargs": {"retries": {"mode": "adaptive", "max_attempts": 12}}}
+# Throttling and 503s are a store's way to say "slower": botocore waits twice as long each time, up to 20 s. Its mode
+# "adaptive" would slow down all requests of a process after a few refusals, to some one a second.
+S3_RETRIES = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 12}}}
 
 
 @dataclass(frozen=True, slots=True)

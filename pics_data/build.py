@@ -4,12 +4,12 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pics_common import storage
 from pics_common.errors import UserError
-from pics_data.config import BuildConfig
+from pics_data.config import OBJECTLESS, BuildConfig
 from pics_data.ledger import Ledger, read_ledger, write_index, write_rejects
 from pics_data.mixture import Member, identity, members_of
 from pics_data.pipeline import Todo, build_shards, check_address, engine
@@ -45,11 +45,21 @@ def build(config: BuildConfig, plan_only: bool = False) -> BuildResult:
     for a folder that holds other shards; and past `max_reject_fraction`, in which case `rejects.parquet` is there to
     look at and the index is not written.
     """
-    members = members_of(config)
     config = replace(config, out=storage.absolute(config.out))
+    members = members_of(config)
     _check_writable(config.out)
     check_address(config)
-    with planned(config, members) as (plan, is_stored), lock_folder(config.out):
+    for member in members:
+        if member.config.masks != "given":
+            from pics_data.predict import check_predictor  # torch, or onnxruntime: only who predicts pays
+
+            check_predictor(member.config.masks, member.config.mask_weights)
+    plans_with_ray = config.duplicates == "drop" or any(m.config.source in OBJECTLESS for m in members)
+    with (
+        engine(config) if plans_with_ray else nullcontext(),
+        planned(config, members) as (plan, is_stored),
+        lock_folder(config.out),
+    ):
         if not is_stored:
             plan = install(plan, config, members)
         elif plan.counts.missing:

@@ -25,6 +25,7 @@ Source = Literal[
 ]
 
 UNANNOTATED = ("dreambooth", "folder")  # photos without annotation files
+OBJECTLESS = ("folder",)  # photos in which a predictor has to find the objects first
 MASKLESS = ("dreambooth", "folder", "objects365")  # annotations, if any, without silhouettes
 
 # What changes no byte of a shard: where things are, how they run, when to give up. The digest of the plan stands for
@@ -206,7 +207,7 @@ class BuildConfig:
         """An option without effect is a mistake."""
         idle: tuple[str, ...]
         if self.source == "scenes":
-            idle = ("images", "annotations", "size", "check_photos")
+            idle = ("images", "annotations", "size", "check_photos", "duplicates")
             hint = "use --scene-size for the size of scenes" if self.size else "did you mean another --source?"
         else:
             idle = ("num_scenes", "scene_size", "meshes")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pics_common import storage
 from pics_common.errors import UserError
 from pics_common.recipe import parse_recipe
 from pics_data.config import BYTES_VERSION, NOT_IN_IDENTITY, OF_A_MEMBER, BuildConfig
@@ -27,7 +28,7 @@ def members_of(config: BuildConfig) -> list[Member]:
     if not config.mix:
         if config.mix_weights:
             raise UserError("--mix-weights has no effect without --mix; give the recipes to mix")
-        return [Member("", 1.0, config.check())]
+        return [Member("", 1.0, _with_weights_in_place(config.check()))]
     _check_mixture(config)
     weights = config.mix_weights or (1.0,) * len(config.mix)
     members = [_member(path, weight, config) for path, weight in zip(config.mix, weights, strict=True)]
@@ -55,11 +56,21 @@ def _member(path: Path, weight: float, config: BuildConfig) -> Member:
     own = parse_recipe(BuildConfig, ["--recipe", str(path)], prog="pics-data build")
     if own.mix:
         raise UserError(f"--mix: {path} is a mixture itself; name the recipes that it mixes")
-    merged = dataclasses.replace(config, mix=(), mix_weights=(), **{name: getattr(own, name) for name in OF_A_MEMBER})
+    values = {name: getattr(own, name) for name in OF_A_MEMBER}
+    if own.masks == "given":
+        values["gpus_per_worker"] = 0.0  # those of the mixture are for the members that need a predictor
+    merged = dataclasses.replace(config, mix=(), mix_weights=(), **values)
     try:
-        return Member(path.stem.replace("-", "_"), weight, merged.check())
+        return Member(path.stem.replace("-", "_"), weight, _with_weights_in_place(merged.check()))
     except UserError as error:
         raise UserError(f"--mix: {path}: {error}") from None
+
+
+def _with_weights_in_place(config: BuildConfig) -> BuildConfig:
+    """Local weights by a path that means the same to every process; the id of a hub as it is."""
+    if not config.mask_weights or not Path(config.mask_weights).exists():
+        return config
+    return dataclasses.replace(config, mask_weights=storage.absolute(config.mask_weights))
 
 
 def identity(members: list[Member]) -> dict[str, Any]:
@@ -83,6 +94,10 @@ def identity(members: list[Member]) -> dict[str, Any]:
 
 def _settings(config: BuildConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
+    if config.masks != "given":
+        from pics_data.predict.weights import weights_digest  # the weights' contents count, not their place
+
+        values["mask_weights"] = weights_digest(config.masks, config.mask_weights)
     return {
         name: _plain(value) for name, value in values.items() if name not in (*NOT_IN_IDENTITY, "mix", "mix_weights")
     }

@@ -53,7 +53,7 @@ def _compositions(plan_folder: str, number: int, masks: bytes) -> Iterator[Compo
     compositions = read_shard_plan(plan_folder, number)
     if not masks:
         return compositions
-    from pics_data.predict.stage import with_masks
+    from pics_data.predict.shards import with_masks
 
     return with_masks(compositions, orjson.loads(masks))
 
@@ -73,9 +73,12 @@ def check_address(config: BuildConfig) -> None:
 
 @contextmanager
 def engine(config: BuildConfig) -> Iterator[None]:
-    """Ray, started on this machine or connected to, for the time of a `with` block."""
+    """Ray, started on this machine or connected to, for the time of a `with` block; one within another is the same."""
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     _start_ray(ray, config)
     try:
         yield
@@ -102,8 +105,7 @@ def build_shards(
                 del left[number]
                 yield number, mark
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
+            raise_user_error(error)
             if isinstance(error.cause, OSError):  # such as a full disk
                 shared = "; do all nodes reach it?" if config.address else ""
                 raise UserError(f"build: {error.cause.strerror} (at work in {folder}{shared}); {GO_ON}") from error
@@ -113,6 +115,14 @@ def build_shards(
                 f"build: {type(error).__name__}: a worker died {1 + MAX_RETRIES} times, or a node was lost; {GO_ON}. "
                 f"Shards that are not done: {', '.join(sorted(left.values())[:3])}{', ...' if len(left) > 3 else ''}"
             ) from error
+
+
+def raise_user_error(error: BaseException | None) -> None:
+    """Raises the `UserError` that a task or an actor of Ray failed with, if it is one."""
+    while error is not None:
+        if isinstance(error, UserError):
+            raise error from None
+        error = getattr(error, "cause", None) or error.__cause__
 
 
 def _run(
@@ -142,7 +152,7 @@ def _run(
 
 def _with_masks(ray: Any, dataset: Any, plan_folder: str, configs: list[BuildConfig]) -> Any:
     """Adds the stage that predicts the silhouettes of a shard's objects: an operator with GPUs of its own."""
-    from pics_data.predict.stage import PredictShard
+    from pics_data.predict.shards import PredictShard
 
     config = next(config for config in configs if config.masks != "given")
     return dataset.map(

@@ -11,16 +11,17 @@ import orjson
 
 from pics_common import storage
 from pics_common.errors import UserError
-from pics_data.config import BuildConfig
+from pics_data.config import OBJECTLESS, BuildConfig
 from pics_data.ledger import copy
 from pics_data.mixture import Member, identity
-from pics_data.plan import Counts, Plan, ShardGroup, make_plan
+from pics_data.plan import Counts, FindDuplicates, Plan, ShardGroup, make_plan
 from pics_data.progress import PlanProgress, say
+from pics_data.records import Photo, Reject
 from pics_data.sources import records_of
 
 RECIPE = "recipe.json"
 PLAN = "plan"
-OURS = {"README.md", "schema.json", PLAN}  # what may be in a folder that is no build yet
+OURS = {"README.md", "schema.json", PLAN, "annotated", "fingerprints"}  # what may be in a folder that is no build yet
 
 
 def existing_recipe(out: str) -> dict[str, Any] | None:
@@ -63,10 +64,25 @@ def planned(config: BuildConfig, members: list[Member]) -> Iterator[tuple[Plan, 
     say(f"planning from {names}")
     with TemporaryDirectory(prefix="pics-plan-") as folder:
         with PlanProgress() as progress:
-            plan = make_plan(
-                members, lambda member: records_of(member.config), config, Path(folder), tick=progress.tick
-            )
+            plan = make_plan(members, _records, config, Path(folder), _finder(config), progress.tick)
         yield plan, False
+
+
+def _records(member: Member) -> Iterator[Photo | Reject]:
+    records = records_of(member.config)
+    if member.config.source not in OBJECTLESS:
+        return records
+    from pics_data.annotate import annotated
+
+    return annotated(records, member.config)
+
+
+def _finder(config: BuildConfig) -> FindDuplicates | None:
+    if config.duplicates == "keep":
+        return None
+    from pics_data.deduplicate import find_duplicates
+
+    return lambda photos: find_duplicates(photos, config)
 
 
 def install(plan: Plan, config: BuildConfig, members: list[Member]) -> Plan:
