@@ -62,13 +62,13 @@ def decode_photo(photo: Photo, data: bytes, max_pixels: int) -> tuple[NDArray[np
 
     `data` comes back for a JPEG of 3 channels without an EXIF rotation; else None, and the photo has to be encoded.
     COCO's annotations refer to the pixels as stored; other tools' to the picture as EXIF turns it. The annotated
-    width and height tell which; where both fit, it is the pixels as stored. Of an animation it is the first frame,
-    what is transparent is white, and 16 bits are scaled to 8.
+    width and height tell which; where both fit, it is the pixels as stored, unless `photo.upright`. Of an animation it
+    is the first frame, what is transparent is white, and 16 bits are scaled to 8.
     Raises `RejectError`: "broken photo", "photo too large", "unreadable photo", "size mismatch".
     """
     image, orientation = _open(photo, data, max_pixels)
     width, height = image.size
-    as_stored = (width, height) == (photo.width, photo.height)
+    as_stored = (width, height) == (photo.width, photo.height) and not photo.upright
     turned = not as_stored and orientation in TURNS
     if turned and orientation in SWAPPED:
         width, height = height, width

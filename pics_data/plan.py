@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         "source": pa.string(),
         "path": pa.string(),
         "labels": pa.string(),
+        "upright": pa.bool_(),
         "width": pa.int64(),
         "height": pa.int64(),
         "license": pa.string(),
@@ -308,6 +309,7 @@ def read_shard_plan(folder: str, number: int) -> Iterator[Composition]:
             license=row["license"],
             url=row["url"],
             labels=row["labels"],
+            upright=row["upright"],
         )
         yield Composition(row["key"], row["shard"], row["split"], photo, row["box_iou"], row["seed"])
 
@@ -374,6 +376,7 @@ def _row(photo: Photo, choice: Choice, seed: int) -> dict[str, Any]:
         "source": photo.source,
         "path": photo.path,
         "labels": photo.labels,
+        "upright": photo.upright,
         "width": photo.width,
         "height": photo.height,
         "license": photo.license,

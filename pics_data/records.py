@@ -29,7 +29,8 @@ class Photo:
     """One picture with its instances.
 
     `path` is the file or its URL, or "" where the source renders it from `id` and settings. `labels` is the picture
-    that holds the instances' silhouettes as pixel values, in data sets that have one.
+    that holds the instances' silhouettes as pixel values, in data sets that have one. `upright` says that width and
+    height are those of the picture as EXIF turns it; else they tell whether it is meant as turned or as stored.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Photo:
     license: str = ""
     url: str = ""
     labels: str = ""
+    upright: bool = False
 
 
 @dataclass(frozen=True, slots=True)

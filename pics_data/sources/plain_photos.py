@@ -52,7 +52,7 @@ def sized_photo(source: str, photo_id: str, url: str, terms: str = "") -> Photo 
         width, height = photo_size(url)
     except RejectError as error:
         return Reject(f"{source}-{photo_id}", "plan", error.reason, error.detail)
-    return Photo(photo_id, source, url, width, height, license=terms)
+    return Photo(photo_id, source, url, width, height, license=terms, upright=True)
 
 
 def photo_size(url: str) -> tuple[int, int]:

@@ -249,3 +249,16 @@ def test_reading_and_decoding_are_apart(tmp_path: Path) -> None:
     assert decode_photo(photo, data, LIMIT)[1] is data
     with pytest.raises(RejectError, match="missing photo"):
         read_bytes(photo)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(64, 48), (48, 48)])
+def test_a_photo_meant_as_shown_is_turned_whatever_its_size(
+    tmp_path: Path, size: tuple[int, int], orientation: int
+) -> None:
+    """Sources without annotation name the size as shown; a mirrored or square photo has it before and after."""
+    stored = save(tmp_path / "a.png", picture(*size), exif=exif(orientation))
+    with Image.open(stored.path) as image:
+        shown = np.asarray(ImageOps.exif_transpose(image))
+    photo = Photo("1", "folder", stored.path, shown.shape[1], shown.shape[0], upright=True)
+    assert np.array_equal(read_photo(photo, LIMIT)[0], shown)
