@@ -19,8 +19,9 @@ Rendered scenes share horizon and layout: of 44,850 pairs of different ones, 38 
 """
 
 import math
-from collections.abc import Iterator
-from itertools import combinations, pairwise
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import combinations, islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -37,38 +38,38 @@ COARSE = np.uint64(2**COARSE_BITS - 1)
 
 Indices = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
+Pairs = tuple[Indices, Indices]
 
 # Photos compared at a time: small, so that all that a comparison needs stays in the processor's cache.
-ROWS = 4096
+ROWS = 16384
 BATCH = 1 << 16
 # Near pairs that are held at a time, 16 bytes each, before those that are decided are dropped.
 HELD_PAIRS = 1 << 24
 # Seconds for sorting one hash and for comparing two, measured: only their ratio matters.
-SORTING, COMPARING = 100e-9, 4e-9
+SORTING, COMPARING = 150e-9, 1e-9
 
 
 def near_pairs(
-    hashes: Hashes, max_distance: int, bits: int = 64, num_blocks: int = 0
-) -> Iterator[tuple[Indices, Indices]]:
+    hashes: Hashes, max_distance: int, bits: int = 64, num_blocks: int = 0, part: int = 0, parts: int = 1
+) -> Iterator[Pairs]:
     """All pairs of `hashes`, [N] uint64, that differ in at most `max_distance` of their lowest `bits`; each once.
 
-    Yields arrays (first, second) of indices, [M] each, in no order. No pair is missed: the bits are cut into blocks,
-    of which a near pair shares all but `max_distance`. So it shares some `kept` blocks whole, and meets in the table
-    of those: the hashes sorted by these blocks alone, where only hashes with equal blocks are compared. Besides
-    `hashes`, memory holds some 40 bytes a hash, and no more for many equal hashes, which only take the time that
-    comparing each with each takes. `num_blocks` is above `max_distance`, or 0 for what takes the least time.
+    Yields arrays (first, second) of indices, [M] each, first < second, the pairs in no order. None is missed: the bits
+    are cut into blocks, of which a near pair shares all but `max_distance`. So it meets in the table of blocks that it
+    shares: the hashes sorted by these blocks alone, where only hashes with equal blocks are compared. Besides
+    `hashes`, memory holds 24 bytes a hash, and no more for many equal hashes, which only take the time that comparing
+    each with each takes. `num_blocks` is above `max_distance`, or 0 for what takes the least time. The tables do not
+    need each other: of `parts` calls, each with its own `part`, each goes through its share of them.
     """
     assert 0 <= max_distance < bits <= 64
-    if len(hashes) < 2:
-        return
     hashes = hashes & np.uint64(2**bits - 1)
     blocks = _blocks(num_blocks or choose_blocks(len(hashes), max_distance, bits), bits)
     kept = len(blocks) - max_distance
-    for table in combinations(range(len(blocks)), kept):
-        shared = np.bitwise_or.reduce(blocks[list(table)])
+    for table in islice(combinations(blocks, kept), part, None, parts):
+        shared = np.bitwise_or.reduce(table)
         order = np.argsort(hashes & shared)
         in_order = hashes[order]
-        for left, right in _in_batches(_near_in_order(in_order, _run_ends(in_order & shared), max_distance)):
+        for left, right in _in_batches(_near_in_order(in_order, shared, max_distance)):
             first = _first_table(in_order[left] ^ in_order[right], blocks, kept)
             here = first == shared
             left, right = order[left[here]], order[right[here]]
@@ -92,18 +93,18 @@ def _blocks(count: int, bits: int) -> Hashes:
     return np.array([2**high - 2**low for low, high in pairwise(cuts)], np.uint64)
 
 
-def _run_ends(keys: Hashes) -> Indices:
-    """For each of the sorted `keys`, [N], where the run of keys equal to it ends."""
-    last = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-    return np.repeat(last + 1, np.diff(last, prepend=-1))
+def _near_in_order(in_order: Hashes, shared: np.uint64, max_distance: int) -> Iterator[Pairs]:
+    """Places (left, right) of near hashes, each once; at least all those whose bits `shared` are equal.
 
-
-def _near_in_order(in_order: Hashes, ends: Indices, max_distance: int) -> Iterator[tuple[Indices, Indices]]:
-    """Places (left, right) of near hashes, each once: at least all those with right before the `ends` of left's run."""
+    `in_order` is sorted by these bits.
+    """
     for start in range(0, len(in_order), ROWS):
-        stop = min(start + ROWS, len(in_order))
-        lefts = in_order[start:stop]
-        longest = int((ends[start:stop] - np.arange(start, stop)).max())
+        lefts = in_order[start : start + ROWS]
+        stop = start + len(lefts)
+        keys = lefts & shared
+        end = bisect_right(in_order, keys[-1], lo=stop, key=lambda item: item & shared)  # of the run that goes on
+        runs = np.flatnonzero(keys[1:] != keys[:-1]) + 1
+        longest = int(np.diff(runs, prepend=0, append=end - start).max())
         for shift in range(1, longest):
             rights = in_order[start + shift : stop + shift]
             near = np.flatnonzero(np.bitwise_count(lefts[: len(rights)] ^ rights) <= max_distance)
@@ -112,9 +113,9 @@ def _near_in_order(in_order: Hashes, ends: Indices, max_distance: int) -> Iterat
                 yield near, near + shift
 
 
-def _in_batches(pairs: Iterator[tuple[Indices, Indices]]) -> Iterator[tuple[Indices, Indices]]:
+def _in_batches(pairs: Iterator[Pairs]) -> Iterator[Pairs]:
     """The same pairs, some 2^16 at a time: numpy's calls have a price of their own."""
-    held: list[tuple[Indices, Indices]] = []
+    held: list[Pairs] = []
     count = 0
     for pair in pairs:
         held.append(pair)
@@ -147,14 +148,30 @@ class Duplicates(NamedTuple):
     kept: Indices
 
 
-def drop_duplicates(prints: Fingerprints, keys: pa.Array | pa.ChunkedArray, is_val: NDArray[np.bool_]) -> Duplicates:
+def near_fingerprints(words: Hashes, part: int = 0, parts: int = 1) -> Iterator[Pairs]:
+    """All pairs of near-duplicates among `words`, [N, 4], or a part of them, as `near_pairs` gives them."""
+    for first, second in near_pairs(words[:, 0], COARSE_DISTANCE, COARSE_BITS, part=part, parts=parts):
+        differing = words[first] ^ words[second]
+        differing[:, 0] &= ~COARSE
+        near = np.bitwise_count(differing).sum(axis=1) <= FINE_DISTANCE
+        if near.any():
+            yield first[near], second[near]
+
+
+def drop_duplicates(
+    prints: Fingerprints,
+    keys: pa.Array | pa.ChunkedArray,
+    is_val: NDArray[np.bool_],
+    find_near: Callable[[Hashes], Iterator[Pairs]] = near_fingerprints,
+) -> Duplicates:
     """Which of N photos to drop so that no two are left that are near-duplicates; `dropped` is in ascending order.
 
     `prints` is [N] of `FINGERPRINT`, `keys` N strings, each once, `is_val` [N]. Photos are gone through from the best
     to the worst, and one stays if no photo that stayed before is near to it. So all that are dropped are near to the
     one named as theirs, and no chain of small changes drops what resembles nothing that stays. Better is a validation
     photo, for no photo of training may be in the validation; then more pixels; then the smaller key. The order
-    of the photos changes nothing. Photos without a valid fingerprint stay.
+    of the photos changes nothing. Photos without a valid fingerprint stay. `find_near` is `near_fingerprints`, or what
+    has its parts made elsewhere and yields their pairs in any order.
     """
     assert len(prints) == len(keys) == len(is_val)
     place = np.empty(len(prints), np.int64)
@@ -165,7 +182,7 @@ def drop_duplicates(prints: Fingerprints, keys: pa.Array | pa.ChunkedArray, is_v
     # Equal fingerprints first, however many: the best of them stands for all.
     best = _best_of_equal(words)
     singles = np.flatnonzero(best == np.arange(len(best)))
-    leaders = singles[_leaders(words[singles])]
+    leaders = singles[_leaders(words[singles], find_near)]
     kept = ranked[leaders[np.searchsorted(singles, best)]]
     order = np.argsort(ranked)
     order = order[ranked[order] != kept[order]]
@@ -181,17 +198,9 @@ def _best_of_equal(words: Hashes) -> Indices:
     return best
 
 
-def _near_fingerprints(words: Hashes) -> Iterator[tuple[Indices, Indices]]:
-    """All pairs of near-duplicates among `words`, [N, 4], as `near_pairs` gives them."""
-    for first, second in near_pairs(words[:, 0], COARSE_DISTANCE, COARSE_BITS):
-        differing = words[first] ^ words[second]
-        differing[:, 0] &= ~COARSE
-        near = np.bitwise_count(differing).sum(axis=1) <= FINE_DISTANCE
-        if near.any():
-            yield first[near], second[near]
-
-
-def _leaders(words: Hashes, held_pairs: int = HELD_PAIRS) -> Indices:
+def _leaders(
+    words: Hashes, find_near: Callable[[Hashes], Iterator[Pairs]] = near_fingerprints, held_pairs: int = HELD_PAIRS
+) -> Indices:
     """For each of N fingerprints, [N, 4], the best first: itself if it stays, else the first that stays near it.
 
     The pairs are held if they are few. If not, a round decides what it can without holding them: one that is near
@@ -200,11 +209,11 @@ def _leaders(words: Hashes, held_pairs: int = HELD_PAIRS) -> Indices:
     """
     leader, active = np.arange(len(words)), np.arange(len(words))
     while True:
-        pairs: list[tuple[Indices, Indices]] = []
+        pairs: list[Pairs] = []
         num_pairs = 0
         best = np.arange(len(active))
         has_near = np.zeros(len(active), bool)
-        for first, second in _near_fingerprints(words[active]):
+        for first, second in find_near(words[active]):
             np.minimum.at(best, second, first)
             has_near[first] = has_near[second] = True
             num_pairs += len(first)
@@ -221,7 +230,7 @@ def _leaders(words: Hashes, held_pairs: int = HELD_PAIRS) -> Indices:
         active = active[has_near & ~goes]
 
 
-def _follow(leader: Indices, active: Indices, pairs: list[tuple[Indices, Indices]]) -> None:
+def _follow(leader: Indices, active: Indices, pairs: list[Pairs]) -> None:
     """Writes into `leader` what follows from all near pairs among the photos `active`, whose best come first."""
     if not pairs:
         return
