@@ -17,6 +17,7 @@ from pics_data.records import RejectError
 
 Mask = NDArray[np.bool_]
 ReadLabels = Callable[[str], Labels]
+LONGEST_NUMBER = 9  # characters; pycocotools writes 7 for its largest run
 Box = tuple[float, float, float, float]
 
 
@@ -86,7 +87,7 @@ def _polygon_mask(polygons: list[Any], height: int, width: int) -> Mask:
         raise RejectError("empty mask", "no polygon")
     check_polygons(polygons, height, width)
     rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return np.ascontiguousarray(coco_mask.decode(rle)).view(np.bool_)
+    return _mask_of_runs(rle_runs(rle["counts"].decode()), height, width)
 
 
 def check_polygons(polygons: list[Any], height: int, width: int) -> None:
@@ -121,36 +122,50 @@ def _rle_mask(rle: dict[str, Any], height: int, width: int) -> Mask:
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
         raise RejectError("mask size mismatch", f"RLE of {size}, photo of [{height}, {width}]")
-    runs = rle_runs(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
-        raise RejectError("malformed RLE", "runs are not whole numbers of 0 or more")
-    if sum(runs) != height * width:
-        raise RejectError("malformed RLE", f"runs cover {sum(runs)} of {height * width} pixels")
-    values = np.arange(len(runs)) % 2 == 1  # runs of 0 and 1 in turn, down the columns
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+    if isinstance(counts, str):
+        runs = rle_runs(counts)
+    elif isinstance(counts, list) and set(map(type, counts)) <= {int} and max(counts, default=0) < 2**63:
+        runs = np.array(counts, dtype=np.int64)
+    else:
+        raise RejectError("malformed RLE", "runs are not whole numbers")
+    if runs.size and (runs.min() < 0 or runs.max() > height * width):
+        raise RejectError("malformed RLE", f"runs are not within 0 to {height * width}, the pixels of the photo")
+    if runs.sum() != height * width:
+        raise RejectError("malformed RLE", f"runs cover {runs.sum()} of {height * width} pixels")
+    return _mask_of_runs(runs, height, width)
 
 
-def rle_runs(text: str) -> list[int]:
+def _mask_of_runs(runs: NDArray[np.int64], height: int, width: int) -> Mask:
+    """Runs of 0 and 1 in turn, down the columns; several times as fast as pycocotools' own decoder."""
+    columns = np.repeat((np.arange(len(runs)) % 2).astype(np.uint8), runs).reshape(width, height)
+    return cv2.transpose(columns).reshape(height, width).view(np.bool_)
+
+
+def rle_runs(text: str) -> NDArray[np.int64]:
     """The run lengths of a compressed RLE string (pycocotools' `rleFrString`).
 
     Each number is a string of characters from 48 on with 5 bits each, lowest first, and a sixth that says whether
-    more follow; from the third number on it is the difference to the last but one. Raises `RejectError` where the
-    string is broken.
+    more follow; the highest bit is the sign. From the fourth number on it is the difference to the last but one.
+    Raises `RejectError` where the string is broken.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for char in text:
-        bits = ord(char) - 48
-        if not 0 <= bits < 64 or shift > 40:
-            raise RejectError("malformed RLE", f"character {char!r}")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift:
+    try:
+        bits = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        raise RejectError("malformed RLE", "characters beyond ASCII") from None
+    if not bits.size:
+        return bits
+    if bits.min() < 0 or bits.max() >= 64:
+        raise RejectError("malformed RLE", "characters that stand for no bits")
+    last = np.flatnonzero(bits < 32)  # the last character of each number
+    if not last.size or last[-1] != bits.size - 1:
         raise RejectError("malformed RLE", "ends within a number")
+    first = np.concatenate(([0], last[:-1] + 1))
+    lengths = last - first + 1
+    if lengths.max() > LONGEST_NUMBER:
+        raise RejectError("malformed RLE", f"a number of {lengths.max()} characters")
+    shifts = 5 * (np.arange(bits.size) - np.repeat(first, lengths))
+    runs = np.add.reduceat((bits & 31) << shifts, first)
+    runs -= np.where(bits[last] & 16, np.int64(1) << 5 * lengths, 0)
+    for start in (1, 2):
+        runs[start::2] = np.cumsum(runs[start::2])
     return runs

@@ -31,7 +31,7 @@ def test_compressed_runs_are_read_as_pycocotools_writes_them(runs: list[int]) ->
     total = sum(runs)
     if total < 2**32:
         text = coco_mask.frPyObjects({"size": [total, 1], "counts": runs}, total, 1)["counts"].decode()
-        assert rle_runs(text) == runs
+        assert rle_runs(text).tolist() == runs
 
 
 @given(st.lists(st.tuples(st.floats(-5, 65), st.floats(-5, 45)), min_size=3, max_size=12), st.integers(1, 3))
@@ -124,6 +124,10 @@ TRIANGLE = [1.0, 1.0, 8.0, 1.0, 4.0, 8.0]
         ({"size": [10, 10], "counts": [100]}, "empty mask"),
         ({"size": [10, 10], "counts": [50, 51]}, "malformed RLE"),
         ({"size": [10, 10], "counts": [10**12]}, "malformed RLE"),
+        ({"size": [10, 10], "counts": [10**40]}, "malformed RLE"),
+        ({"size": [10, 10], "counts": []}, "malformed RLE"),
+        ({"size": [10, 10], "counts": ""}, "malformed RLE"),
+        ({"size": [10, 10], "counts": [200, -100]}, "malformed RLE"),
         ({"size": [10, 10], "counts": [110, -10]}, "malformed RLE"),
         ({"size": [10, 10], "counts": [50, 49.5, 0.5]}, "malformed RLE"),
         ({"size": [10, 10], "counts": "oooooooooooooooooooo"}, "malformed RLE"),
