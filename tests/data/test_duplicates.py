@@ -3,6 +3,7 @@
 import io
 import pickle
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -392,8 +393,14 @@ def test_copies_are_found_among_many_whatever_their_place() -> None:
     words[-500:-250, 0] ^= np.uint64(0b111) << random.integers(0, 37, 250, np.uint64)
     words[-500:-250, 1:] ^= np.uint64(0xFF) << random.integers(0, 56, (250, 3), np.uint64)
     keys = pa.array([f"{i:05d}" for i in range(30_000)])
-    found = drop_duplicates(prints_of(words), keys, np.zeros(30_000, bool))
-    assert as_dict(found) == {29_500 + i: i for i in range(500)}
+    expected = {29_500 + i: i for i in range(500)}
+    assert as_dict(drop_duplicates(prints_of(words), keys, np.zeros(30_000, bool))) == expected
+
+    def in_parts(words: np.ndarray) -> Iterator[duplicates.Pairs]:
+        for part in (2, 0, 1):
+            yield from duplicates.near_fingerprints(words, part, 3)
+
+    assert as_dict(drop_duplicates(prints_of(words), keys, np.zeros(30_000, bool), in_parts)) == expected
 
 
 # --- real photos
