@@ -8,16 +8,12 @@ import struct
 import zlib
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pics_common import storage
 from pics_data.records import Photo, RejectError
-
-try:
-    import simplejpeg  # type: ignore[import-not-found, unused-ignore]
-except ImportError:  # to go once the set-up installs it
-    simplejpeg = None
 
 Image.MAX_IMAGE_PIXELS = None  # whoever decodes has a limit of its own, and checks it on the header before
 MAX_PIXELS = 100_000_000  # of a picture in a shard
@@ -119,9 +115,6 @@ def _decode_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     Pillow decodes to the end whatever comes, and shows grey or shifted blocks for a damaged middle. simplejpeg raises
     what libjpeg warns of, and gives the same pixels in two thirds of the time.
     """
-    if simplejpeg is None:
-        image.load()
-        return np.asarray(image.convert("RGB"))
     width, height = image.size
     if simplejpeg.decode_jpeg_header(data, strict=True)[:2] != (height, width):
         raise ValueError("its headers disagree about its size")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pics_data import photofile
 from pics_data.photofile import decode_photo, read_bytes, read_photo
 from pics_data.records import Photo, RejectError
 
@@ -173,16 +172,12 @@ def test_a_cmyk_jpeg_shows_what_it_showed(tmp_path: Path) -> None:
     assert np.abs(rgb.astype(int) - np.asarray(shown)).mean() < 6
 
 
-noticed = pytest.mark.skipif(photofile.simplejpeg is None, reason="simplejpeg is not installed")
-
-
 def damaged(data: bytes, rng: np.random.Generator, length: int) -> bytes:
     """A file with `length` bytes in a row overwritten, somewhere behind its tables."""
     begin = int(rng.integers(data.index(b"\xff\xda") + 20, len(data) - length - 2))
     return data[:begin] + rng.bytes(length) + data[begin + length :]
 
 
-@noticed
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_jpeg_damaged_in_its_middle_is_a_reject(tmp_path: Path, mode: str, progressive: bool) -> None:
@@ -206,7 +201,6 @@ def broken(photo: Photo, data: bytes) -> bool:
     return False
 
 
-@noticed
 @pytest.mark.shared
 def test_damage_of_real_photos_is_noticed_without_false_alarms(shared_data: Path) -> None:
     files = sorted((shared_data / "coco_mini").rglob("*.jpg"))
