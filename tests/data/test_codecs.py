@@ -17,9 +17,9 @@ sides = st.integers(1, 40)
 
 
 def noise(seed: int, *shape: int, levels: int = 256) -> NDArray[np.uint8]:
-    """Pixels of few or many values, so that ties and wrap-arounds of predictions all come up."""
-    values = np.random.default_rng(seed).integers(0, 256, levels, dtype=np.uint8)
-    return values[np.random.default_rng(seed + 1).integers(0, levels, shape)]
+    """Pixels of few or many neighbouring values, so that ties and wrap-arounds of predictions all come up."""
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 256) + rng.integers(0, levels, shape)).astype(np.uint8)
 
 
 def a_cutout(size: int = 224) -> NDArray[np.uint8]:
@@ -49,14 +49,14 @@ def paeth_rows_slowly(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 12), st.sampled_from([2, 3, 256]), st.booleans())
+@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 12), st.sampled_from([2, 5, 256]), st.booleans())
 def test_rows_are_predicted_by_paeth(seed: int, height: int, width: int, levels: int, grey: bool) -> None:
     pixels = noise(seed, height, width, *([] if grey else [4]), levels=levels)
     assert np.array_equal(codecs._paeth_rows(pixels), paeth_rows_slowly(pixels))
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**31), sides, sides, st.sampled_from([1, 2, 256]), st.booleans())
+@given(st.integers(0, 2**31), sides, sides, st.sampled_from([1, 5, 256]), st.booleans())
 def test_a_png_gives_its_pixels_back(seed: int, height: int, width: int, levels: int, grey: bool) -> None:
     pixels = noise(seed, height, width, *([] if grey else [4]), levels=levels)
     data = codecs.png(pixels)
