@@ -8,7 +8,7 @@ permutes the photos, brings together what is of one photo, and needs the memory 
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -386,9 +386,7 @@ def _row(photo: Photo, choice: Choice, seed: int) -> dict[str, Any]:
 
 
 def _instance_to_json(item: Instance) -> dict[str, Any]:
-    values = asdict(item)
-    del values["crowd"]
-    return values
+    return {name: getattr(item, name) for name in ("id", "category", "box", "area", "segmentation")}
 
 
 def _check_not_empty(counts: Counts, num_samples: int, config: BuildConfig, rejects: RejectFile) -> None:
