@@ -5,28 +5,34 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
-from pics_common.errors import UserError, require_folder, run_command
+from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
 from pics_data.config import BuildConfig
+
+PathOrUrl = Annotated[str, tyro.conf.arg(metavar="PATH-OR-URL")]
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyConfig:
-    """Reads shards back, every byte, and stops at the first damage. Reads the published shards too."""
+    """Reads shards back, every byte, and names all that is damaged. Reads the published shards too."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[PathOrUrl]
     """Folder of shards, or one tar."""
+    deep: bool = False
+    """Compare each sample with its photo and its annotation, and its cut-outs with its own photo and masks."""
+    workers: int = 0
+    """Shards read at the same time; 0: one for each CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class InspectConfig:
     """Writes a page of pictures and distributions of the samples in shards."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[PathOrUrl]
     """Folder of shards."""
     out: Path = Path("out/inspect")
     """Folder of the page."""
@@ -53,7 +59,9 @@ def plan_command(config: BuildConfig) -> int:
 def verify_command(config: VerifyConfig) -> int:
     from pics_data.verify import verify
 
-    print(verify(config.folder))
+    if config.workers < 0:
+        raise UserError(f"--workers {config.workers}: expected 0 or more")
+    print(verify(config.folder, deep=config.deep, workers=config.workers))
     return 0
 
 
@@ -62,7 +70,7 @@ def inspect_command(config: InspectConfig) -> int:
 
     if config.max_samples < 0:
         raise UserError(f"--max-samples {config.max_samples}: expected 0 or more")
-    print(inspect_shards(require_folder(config.folder, "shards"), config.out, config.max_samples))
+    print(inspect_shards(Path(config.folder), config.out, config.max_samples))
     return 0
 
 
