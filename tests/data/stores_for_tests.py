@@ -2,9 +2,10 @@
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -13,12 +14,15 @@ INTERNAL = b"<Error><Code>InternalError</Code><Message>We encountered an interna
 
 @dataclass
 class Store:
-    """A running store. `refuse` is the share of requests answered by 503 SlowDown or 500, `refused` their count."""
+    """A running store. `refuse` is the share of requests answered by 503 SlowDown or 500, `refused` their count.
+
+    `requests` counts all requests by method and path, queries left out.
+    """
 
     url: str
     refuse: float = 0.0
-    requests: int = 0
     refused: int = 0
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def environment(self) -> dict[str, str]:
         """What a user sets to reach the store."""
@@ -42,7 +46,7 @@ def object_store(bucket: str, seed: int = 0) -> Iterator[Store]:
     application = DomainDispatcherApplication(create_backend_app)
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        store.requests += 1
+        store.requests[environ["REQUEST_METHOD"], environ["PATH_INFO"]] += 1
         if rng.random() < store.refuse:
             store.refused += 1
             slow = rng.random() < 0.7

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def test_a_build_in_a_store_that_throttles(
     assert run(*argv_of(f"{BUCKET}/out/shards")) == 0
     assert "whole from an earlier run" in capfd.readouterr().err
     assert run("verify", str(tmp_path / "fetched")) == 0
+
+
+def test_a_store_is_asked_little(store: Store, drawn: DrawnSet, expected: dict[str, str]) -> None:
+    """Requests cost money and time: each photo is fetched once, and a shard takes a handful of others."""
+    store.requests.clear()
+    assert run(*argv_of(f"{BUCKET}/counted", "--workers", "1")) == 0
+    photos = Counter({path: n for (method, path), n in store.requests.items() if "/photos/" in path})
+    planned = sum(name.endswith(".tar") for name in expected)
+    assert photos
+    assert set(photos.values()) == {1}
+    shards = {path: n for (_, path), n in store.requests.items() if "/counted/" in path}
+    a_shard = sum(n for path, n in shards.items() if path.endswith((".tar", ".json", ".parquet")) and "-00" in path)
+    assert a_shard <= 4 * planned  # tar, table and mark, and a look whether the bucket takes them
+    assert sum(shards.values()) <= 8 * planned + 30  # the plan's rows, and what is asked once a build
 
 
 def test_killed_half_way_in_a_store(store: Store, drawn: DrawnSet, expected: dict[str, str], tmp_path: Path) -> None:
