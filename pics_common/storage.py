@@ -22,6 +22,7 @@ from pics_common.files import flush, write_atomic
 
 T = TypeVar("T")
 
+S3 = ("s3", "s3a")
 # Throttling and 503s are a store's way to say "slower": botocore waits twice as long each time, up to 20 s. Its mode
 # "adaptive" would slow down all requests of a process after a few refusals, to some one a second.
 S3_RETRIES = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 12}}}
@@ -71,7 +72,9 @@ def read(url: str) -> bytes:
     """All bytes of a file. Raises `FileNotFoundError`, or another `OSError` where it cannot be read."""
     if not is_remote(url):
         return local_path(url).read_bytes()
-    return _ask(url, lambda fs, path: fs.cat_file(path))
+    # s3fs asks for the size first, to read large files in parts: twice the requests, for nothing with photos.
+    whole = {"max_concurrency": 1} if _scheme(url) in S3 else {}
+    return _ask(url, lambda fs, path: fs.cat_file(path, **whole))
 
 
 def file_size(url: str) -> int | None:
@@ -246,12 +249,16 @@ def _ask(url: str, call: Callable[[Any, str], T]) -> T:
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}", url) from error
 
 
+def _scheme(url: str) -> str:
+    return url.partition("://")[0]
+
+
 def _file_system(url: str) -> tuple[Any, str]:
     import fsspec
 
-    scheme = url.partition("://")[0]
+    scheme = _scheme(url)
     try:
-        return fsspec.core.url_to_fs(url, **(S3_RETRIES if scheme in ("s3", "s3a") else {}))
+        return fsspec.core.url_to_fs(url, **(S3_RETRIES if scheme in S3 else {}))
     except ImportError as error:
         raise UserError(f"{url}: `{error.name or scheme}` is not installed; {scheme}:// needs it ({error})") from None
     except ValueError as error:

@@ -140,7 +140,7 @@ class BuildConfig:
     size: int = 0
     """Longest side of the stored photo in pixels; larger ones are resized. 0: each photo's own size, its bytes kept."""
     object_size: int = 224
-    """Side of the square cut-outs in pixels."""
+    """Longest side of the square cut-outs in pixels; an object that the photo shows smaller keeps its own pixels."""
     seed: int = 0
     """Seed of the order of photos, of the cut-outs' margins and of the scenes."""
     limit: int = 0

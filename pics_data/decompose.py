@@ -10,7 +10,6 @@ from functools import partial
 from itertools import combinations, groupby
 from typing import Any
 
-import cv2
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -273,5 +272,4 @@ def output_size(height: int, width: int, longest: int) -> tuple[int, int]:
 
 def resize_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
     """A smaller mask: a pixel belongs to the object if at least half of it did."""
-    grey = mask.view(np.uint8) * np.uint8(255)
-    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA) >= 128
+    return shrink(mask.view(np.uint8) * np.uint8(255), height, width) >= 128

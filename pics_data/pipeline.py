@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from pics_common.errors import UserError
+from pics_data.allocator import keep_freed_memory
 from pics_data.config import BuildConfig
 from pics_data.decompose import decompose_all
 from pics_data.mixture import Member
@@ -39,6 +40,7 @@ def build_shard(
     import cv2
 
     cv2.setNumThreads(1)  # a worker has one CPU: more threads than that only get in each other's way
+    keep_freed_memory()
     compositions = _compositions(plan_folder, number, masks)
     if config.retry_rejects and (mark := read_mark(folder, shard)) is not None:
         rejected = {reject.key for reject in mark.rejects}
