@@ -70,7 +70,7 @@ def inspect_command(config: InspectConfig) -> int:
 
     if config.max_samples < 0:
         raise UserError(f"--max-samples {config.max_samples}: expected 0 or more")
-    print(inspect_shards(Path(config.folder), config.out, config.max_samples))
+    print(inspect_shards(config.folder, config.out, config.max_samples))
     return 0
 
 

@@ -1,11 +1,8 @@
 """`pics-data inspect`: one page that answers at a glance whether a folder of shards is good data to train on."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pics_common.errors import UserError
+from pics_common import storage
 from pics_common.page import (
     Html,
     Section,
@@ -13,6 +10,7 @@ from pics_common.page import (
     facts,
     join,
     note,
+    number,
     page,
     section,
     share,
@@ -20,186 +18,192 @@ from pics_common.page import (
     tag,
     write_page,
 )
-from pics_data.inspect_charts import objects_section, origins_section, relations_section
-from pics_data.inspect_measure import measure_bare, quality_flags, spread
-from pics_data.inspect_pictures import STYLE, BrokenSampleError, View, broken_card, decode_view, sample_card
-from pics_data.inspect_read import Survey, read_members, survey_folder
-from pics_data.ledger import read_rows
+from pics_data.inspect_charts import objects_section, photos_section, relations_section
+from pics_data.inspect_pictures import STYLE, broken_card, decode_view, sample_card
+from pics_data.inspect_read import Found, read_folder
+from pics_data.inspect_rules import RULES
+from pics_data.inspect_survey import Place
+from pics_data.inspect_warnings import warnings_of
+from pics_data.tar_read import DamageError, read_range
+from pics_data.time_left import TimeLeft
 
-NUM_WORST = 4  # samples shown for each thing worth a look
-NUM_SHARDS = 40  # rows of the table of shards
+NUM_SHARDS = 20  # rows of the table of shards
+NUM_REMARKS = 12
 
 
-def inspect_shards(folder: Path, out: Path, max_samples: int = 24) -> Path:
-    """Writes the page about the shards in `folder` to `out`, a .html file or a folder for an index.html; returns where.
+def inspect_shards(folder: str, out: Path, max_samples: int = 24) -> Path:
+    """Writes the page about the shards in `folder`, a path or URL, to `out`; returns where the page is.
 
-    All samples' metadata is read; pictures only of `max_samples` spread evenly over the set and of the extremes.
-    Samples without metadata (the published shards) are measured from the masks of a part of them.
-    Raises `UserError` for a missing folder, one without tars, a damaged tar and an unreadable rejects.parquet.
+    `out` is a .html file, or a folder for an index.html. The numbers are of all samples, read from the tables of
+    samples; pictures are of `max_samples` spread over sources and shards, and of the extremes. Of shards without tables
+    (the published ones) a part is read. Raises `UserError` for a missing folder, one without shards, and papers that
+    are damaged.
     """
-    survey = survey_folder(folder)
-    if not survey.keys:
-        raise UserError(f"shards {folder}: its tars hold no sample; expected a folder that `pics-data build` wrote")
-    measured = measure_bare(survey)
-    rejects = _read_rejects(folder)
-    sections = [
-        _glance(survey, rejects, measured),
-        _samples(survey, max_samples),
-        _extremes(survey),
-        objects_section(survey),
-        relations_section(survey),
-        origins_section(survey),
-        _left_out(survey, rejects),
-        _shards(survey),
-    ]
+    folder = storage.absolute(folder)
+    found = read_folder(folder, max_samples)
+    worst = [entry.place for entries in found.survey.worst.values() for entry in entries]
+    with TimeLeft("inspect", "pictures", len(found.survey.chosen) + len(worst)) as progress:
+        sections = [
+            _glance(found),
+            _samples(found, progress),
+            _extremes(found, progress),
+            objects_section(found.survey),
+            relations_section(found.survey),
+            photos_section(found),
+            _left_out(found),
+            _shards(found),
+        ]
     lead = (
         f"What is in the training shards of {folder}: pictures taken apart into a photo, the objects in it, and their "
-        "silhouettes. Look whether the coloured outlines follow the objects, whether the objects really touch or hide "
-        "each other, and whether the flags below are few."
+        "silhouettes. Look whether the coloured outlines follow the objects, and whether the objects really touch or "
+        "hide each other."
     )
-    html = page(f"Shards: {folder.resolve().name}", lead, [part for part in sections if part], extra_css=STYLE)
+    html = page(f"Shards: {storage.base_name(folder)}", lead, [part for part in sections if part], extra_css=STYLE)
     return write_page(out if out.suffix == ".html" else out / "index.html", html)
 
 
-def _read_rejects(folder: Path) -> list[dict[str, str]] | None:
-    """Rows of rejects.parquet, or None where there is none."""
-    path = folder / "rejects.parquet"
-    return read_rows(path, ["key", "stage", "reason", "detail"]) if path.is_file() else None
-
-
-def _glance(survey: Survey, rejects: list[dict[str, str]] | None, measured: int) -> Section:
-    total = len(survey.keys)
-    flags = quality_flags(survey)
-    looked = len(np.unique(np.asarray(survey.samples["index"])))
-    flagged = len(np.unique(np.concatenate([flag.samples for flag in flags]))) if flags else 0
-    sentences = []
-    if looked:
-        sentences.append(f"{share(looked - flagged, looked)} of the samples bear none of the flags below.")
-        worst = max(flags, key=lambda flag: len(flag.samples))
-        if len(worst.samples):
-            sentences.append(f"The commonest is “{worst.name}”, {share(len(worst.samples), worst.whole)}.")
-    if rejects is not None:
-        sentences.append(
-            f"{len(rejects):,} of {total + len(rejects):,} were left out when building "
-            f"({share(len(rejects), total + len(rejects))})." if rejects else "Nothing was left out when building."
-        )  # fmt: skip
-    if survey.num_without_meta:
-        sentences.append(
-            f"{survey.num_without_meta:,} of {total:,} samples carry no meta.json; {measured:,} of them, spread "
-            "evenly, were measured from their masks, and the numbers below stand for these."
-        )
-    remarks = [tag("p", remark) for remark in survey.index_remarks]
-    remarks += [tag("p", tag("code", key), f" cannot be measured: {why}") for key, why in survey.broken.items()]
-    if survey.strangers:
-        kinds = ", ".join(f"{count:,} of tar type {kind!r}" for kind, count in sorted(survey.strangers.items()))
-        remarks.append(
-            tag("p", f"The tars hold members that are no plain files: {kinds}. `pics-data verify` says more.")
-        )
+def _glance(found: Found) -> Section:
+    survey = found.survey
+    total = ("about " if found.estimated else "") + number(found.num_samples)
     values: list[tuple[object, object]] = [(total, "samples")]
-    values += [(len(survey.photos), "photos")] if survey.photos else []
-    values += [(len(survey.shards), "shards"), (bytes_text(sum(shard.num_bytes for shard in survey.shards)), "in all")]
-    values += [(bytes_text(sum(shard.num_bytes for shard in survey.shards) / total), "a sample")]
-    rows = [
-        (tag("b", flag.name), flag.meaning, len(flag.samples), share(len(flag.samples), flag.whole),
-         _keys(survey, flag.samples[:3]))
-        for flag in sorted(flags, key=lambda flag: -len(flag.samples))
-    ]  # fmt: skip
-    header = ("flag", "a sample bears it where", "samples", "share", "for example")
+    values += [(survey.num_photos, "photos")] if not found.num_read else []
+    values += [(len(found.shards), "shards"), (bytes_text(found.num_bytes), "in all")]
+    values += [(bytes_text(found.num_bytes / found.num_samples), "a sample")]
+    remarks = found.remarks[:NUM_REMARKS]
+    if more := len(found.remarks) - len(remarks):
+        remarks.append(f"and {more:,} remarks more")
     return section(
         "At a glance",
         facts(values),
-        note(tag("p", " ".join(sentences)), kind="good" if looked and flagged <= looked / 10 else "")
-        if sentences
-        else "",
-        note(*remarks, kind="bad") if remarks else "",
-        table(rows, header, numbers=(2, 3)) if rows else "",
+        _verdict(found),
+        note(*(tag("p", remark) for remark in remarks)) if remarks else "",
+        _flags(found),
     )
 
 
-def _keys(survey: Survey, indices: Any) -> Html:
-    return join([tag("div", tag("code", survey.keys[int(i)])) for i in indices])
+def _verdict(found: Found) -> Html:
+    """What looks wrong, or that nothing does, and what it was told from."""
+    findings = warnings_of(found)
+    survey = found.survey
+    basis = ""
+    if found.num_read:
+        tars = f"{found.num_read:,} of {len(found.shards):,} tars" if found.num_read < len(found.shards) else "the tars"
+        basis = (
+            f"There is no table of samples. {number(survey.num_samples)} samples, spread over {tars}, were read in its "
+            f"place, and all numbers below stand for these. Not known: {found.unknown}."
+        )
+    good = share(survey.num_samples - survey.num_flagged, survey.num_samples)
+    clean = f"{good} of the samples bear none of the signs below." if survey.num_samples else ""
+    if not findings:
+        return note(tag("p", f"Nothing looks wrong. {clean} {basis}"), kind="good")
+    items = [
+        tag("li", finding.says, ". ", tag("code", finding.option) if finding.option else "") for finding in findings
+    ]
+    head = f"{len(items)} {'thing looks' if len(items) == 1 else 'things look'} wrong. {clean}"
+    hint = tag("p", "Behind each, what to give to ", tag("code", "pics-data build"), " to change it.", class_="muted")
+    return note(tag("p", head), tag("ul", *items), hint, tag("p", basis) if basis else "", kind="bad")
 
 
-def _samples(survey: Survey, max_samples: int) -> Section:
-    chosen = spread(len(survey.keys), max_samples)
-    cards = [_card(survey, index, 430, 330) for index in chosen]
+def _flags(found: Found) -> Html | str:
+    flags = [(rule, found.survey.flags[rule.name]) for rule in RULES if rule.name in found.survey.flags]
+    if not flags:
+        return ""
+    rows = [
+        (tag("b", rule.name), rule.says, flag.samples, share(flag.samples, flag.whole),
+         tag("code", rule.option) if rule.option else "",
+         join([tag("div", tag("code", key)) for key in flag.examples]))
+        for rule, flag in sorted(flags, key=lambda pair: -pair[1].samples)
+    ]  # fmt: skip
+    header = ("sign", "samples that …", "samples", "share", "left out by", "for example")
+    return table(rows, header, numbers=(2, 3))
+
+
+def _samples(found: Found, progress: TimeLeft) -> Section:
+    chosen = found.survey.chosen
+    cards = [_card(place, 430, 330, progress) for place in chosen]
     switch = tag("label", tag("input", type="checkbox", id="overlays", checked=True),
                  "show silhouettes and boxes", class_="toggle")  # fmt: skip
     lead = (
-        f"{len(cards)} of {len(survey.keys):,}, evenly spread. Each object has its colour: tinted silhouette, box, "
-        "cut-out on the right; a thin outline shows what others hide. Point at a photo to see it bare."
+        f"{len(cards)} of {number(found.num_samples)}, spread over sources and shards. Each object has its colour: "
+        "tinted silhouette, box, cut-out on the right; stripes where two silhouettes overlap; a thin outline shows "
+        "what others hide. Point at a photo to see it bare."
     )
     return section("Samples", switch, tag("div", *cards, class_="samples"), lead=lead)
 
 
-def _card(survey: Survey, index: int, width: int, height: int, headline: str = "", *, small: bool = False) -> Html:
-    key = survey.keys[index]
+def _card(
+    place: Place, width: int, height: int, progress: TimeLeft, headline: str = "", *, small: bool = False
+) -> Html:
+    progress.advance()
     try:
-        view: View = decode_view(key, read_members(survey, index))
-    except BrokenSampleError as error:
-        return broken_card(key, str(error))
-    return sample_card(view, width, height, headline, small=small)
+        with storage.open_read(place.url) as file:
+            key, members = read_range(file, place.start, place.num_bytes)
+        if key != place.key:
+            raise DamageError(f"{key} stands in its place in {storage.base_name(place.url)}")
+        return sample_card(decode_view(key, members), width, height, headline, small=small)
+    except DamageError as error:
+        return broken_card(place.key, str(error))
+    except OSError as error:
+        return broken_card(place.key, f"{storage.base_name(place.url)} cannot be read ({error.strerror})")
 
 
-def _extremes(survey: Survey) -> Section | None:
+def _extremes(found: Found, progress: TimeLeft) -> Section | None:
     """The samples at the bad end of a few measures; a measure whose worst is harmless is left out."""
-    rules: list[tuple[str, str, Any, float, int, str]] = [
-        ("Smallest objects", "area", survey.objects, 0.02, 1, "{:.2%} of the photo"),
-        ("Most pieces", "parts", survey.objects, 2, -1, "{:.0f} parts"),
-        ("Cut off by the border", "border", survey.objects, 0.1, -1, "{:.0%} of an outline"),
-        ("Softest outlines", "edge", survey.objects, 0.04, 1, "gradient {:.3f}"),
-        ("Most hidden", "hidden", survey.objects, 0.5, -1, "{:.0%} hidden"),
-        ("Furthest apart", "gap_px", survey.samples, 5, -1, "{:,.0f} px apart"),
-    ]
     blocks: list[Html] = []
-    for title, column, columns, harmless, sign, words in rules:
-        worst = _worst(survey, columns, column, harmless, sign)
+    for rule in RULES:
         cards = [
-            _card(survey, index, 250, 200, words.format(value).replace("%", " %"), small=True) for index, value in worst
+            _card(worst.place, 250, 200, progress, rule.words.format(worst.value).replace("%", " %"), small=True)
+            for worst in found.survey.worst.get(rule.name, [])
         ]
-        blocks += [tag("h3", title), tag("div", *cards, class_="smalls")] if cards else []
+        blocks += [tag("h3", rule.title), tag("div", *cards, class_="smalls")] if cards else []
     lead = "The ends of the distributions, worst first: if these are fine, the rest is."
     return section("Worth a look", *blocks, lead=lead) if blocks else None
 
 
-def _worst(survey: Survey, columns: Any, column: str, harmless: float, sign: int) -> list[tuple[int, float]]:
-    """(sample, value) of the `NUM_WORST` worst beyond `harmless`, each of another photo; `sign` 1: small is bad."""
-    values, indices = np.asarray(columns[column]), np.asarray(columns["index"], dtype=int)
-    photo_of = dict(zip(survey.samples["index"], survey.samples["photo"], strict=True))
-    found: dict[float, tuple[int, float]] = {}
-    for row in np.argsort(sign * values, kind="stable"):  # NaN last
-        index, value = int(indices[row]), float(values[row])
-        if len(found) == NUM_WORST or not sign * value < sign * harmless:
-            break
-        found.setdefault(photo_of[index], (index, value))
-    return list(found.values())
-
-
-def _left_out(survey: Survey, rejects: list[dict[str, str]] | None) -> Section:
+def _left_out(found: Found) -> Section:
     lead = "What went in and did not come out, by reason."
-    if rejects is None:
-        return section("Left out", tag("p", f"{survey.folder.name} has no rejects.parquet.", class_="muted"), lead=lead)
-    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for row in rejects:
-        groups.setdefault((row["stage"], row["reason"]), []).append(row)
-    attempted = len(rejects) + len(survey.keys)
-    rows = []
-    for (stage, reason), group in sorted(groups.items(), key=lambda item: -len(item[1])):
-        examples = [
-            tag("div", tag("code", row["key"]), f": {row['detail']}" if row["detail"] else "") for row in group[:3]
-        ]
-        rows.append((tag("b", reason), stage, len(group), share(len(group), attempted), join(examples)))
-    if not rows:
-        return section("Left out", tag("p", "Nothing."), lead=lead)
-    header = ("reason", "stage", "count", "share", "for example")
-    return section("Left out", table(rows, header, numbers=(2, 3)), lead=lead)
-
-
-def _shards(survey: Survey) -> Section:
-    shown = survey.shards[:NUM_SHARDS]
+    account = _account(found)
+    if found.rejects is None:
+        text = f"{storage.base_name(found.folder)} has no rejects.parquet."
+        return section("Left out", account, tag("p", text, class_="muted"), lead=lead)
     rows = [
-        (tag("code", shard.path.name), shard.split, shard.num_samples, bytes_text(shard.num_bytes)) for shard in shown
-    ]
-    hidden = len(survey.shards) - len(shown)
+        (tag("b", reason), stage, entry.count,
+         join([tag("div", tag("code", key), f": {detail}" if detail else "") for key, detail in entry.examples]))
+        for (stage, reason), entry in found.rejects.items()
+    ]  # fmt: skip
+    if not rows:
+        return section("Left out", account, tag("p", "Nothing was rejected."), lead=lead)
+    header = ("reason", "stage", "count", "for example")
+    return section("Left out", account, table(rows, header, numbers=(2,)), lead=lead)
+
+
+def _account(found: Found) -> Html | str:
+    """The photos and samples that the plan counted, and what became of them."""
+    recipe = found.recipe or {}
+    counts, groups = recipe.get("counts"), recipe.get("groups")
+    if not isinstance(counts, dict) or not groups:
+        return ""
+    photos = counts["photos"]
+    planned = sum(group["num_samples"] for group in groups)
+    kinds = (
+        ("missing", "not there"), ("without_pair", "without objects that make a sample"),
+        ("left_out", "left out by licence or as duplicates"),
+    )  # fmt: skip
+    rows: list[tuple[object, object, object]] = [("photos that the source named", photos, "")]
+    rows += [(f"– {words}", counts[name], share(counts[name], photos)) for name, words in kinds if counts.get(name)]
+    rows.append(("samples planned from the rest", planned, ""))
+    rows.append(("samples in the shards", found.num_samples, share(found.num_samples, planned)))
+    return table(rows, ("what", "count", "share"), numbers=(1, 2))
+
+
+def _shards(found: Found) -> Section:
+    nsamples = {entry.shard: entry.nsamples for entry in found.index.entries} if found.index else {}
+    shown = found.shards[:NUM_SHARDS]
+    rows = [
+        (tag("code", f"{shard.name}.tar"), shard.split or "not said", nsamples.get(shard.name, "not said"),
+         bytes_text(shard.num_bytes))
+        for shard in shown
+    ]  # fmt: skip
+    hidden = len(found.shards) - len(shown)
     more = tag("p", f"and {hidden:,} more", class_="muted") if hidden else ""
     return section("Shards", table(rows, ("file", "split", "samples", "size"), numbers=(2, 3)), more)

@@ -1,6 +1,5 @@
 """A sample as a picture: the photo with each object's silhouette and box in its own colour, the cut-outs beside it."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +7,19 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from pics_common.page import Html, data_uri, encode_jpeg, image, number, share, tag
 from pics_data.measure import bounding_box
-from pics_data.photofile import BROKEN, MAX_PIXELS, what_is_wrong
+from pics_data.members import decode, decode_mask
+from pics_data.tar_read import DamageError
 
-# The objects' colours over a photo; page.css has their like for text (--object-1 ...), legible on paper.
-COLOURS = ((0, 146, 236), (255, 128, 20), (0, 200, 130), (232, 92, 180))
+# The objects' colours over a photo; the style below has their like for text, legible on paper.
+COLOURS = (
+    (0, 146, 236), (255, 128, 20), (0, 200, 130), (232, 92, 180), (250, 215, 40), (150, 110, 255), (80, 225, 235),
+    (235, 70, 70),
+)  # fmt: skip
 TINT = 0.32  # opacity of a silhouette's colour
+STRIPE = 5  # pixels of a picture between the stripes where silhouettes overlap
 CUTOUT_PX = 176
 DENSITY = 1.4  # pixels of a picture for each CSS pixel of its place: crisp enough, and light
 
@@ -35,47 +38,52 @@ class View:
     others: Sequence[str]  # members beyond those of the format's first rows
 
 
-class BrokenSampleError(Exception):
-    """A sample that cannot be shown; says which member and why."""
-
-
 def decode_view(key: str, members: Mapping[str, bytes]) -> View:
-    """Decodes a sample's members (extension -> bytes). Raises `BrokenSampleError`."""
+    """Decodes a sample's members (extension -> bytes). Raises `DamageError` where it cannot be shown."""
     count = 0
     while f"mask{count}.png" in members:
         count += 1
     if not count:
-        raise BrokenSampleError(f"no mask0.png among {', '.join(sorted(members))}")
-    rgb = _decode(members, "bg.jpg", "RGB")
-    masks = [_decode_mask(members, f"mask{i}.png", rgb.shape[:2]) for i in range(count)]
-    amodal = [
-        _decode_mask(members, f"amodal{i}.png", rgb.shape[:2]) for i in range(count) if f"amodal{i}.png" in members
-    ]
-    cutouts = [_decode(members, f"obj{i}.png", "RGBA") for i in range(count)]
-    full = [_decode(members, f"full{i}.png", "RGBA") for i in range(count) if f"full{i}.png" in members]
+        raise DamageError(f"no mask0.png among {', '.join(sorted(members))}")
+    rgb = decode("bg.jpg", _member(members, "bg.jpg"))
+    places = range(count)
+    amodal = [_mask(members, f"amodal{i}.png", rgb.shape[:2]) for i in places if f"amodal{i}.png" in members]
+    full = [_cutout(members, f"full{i}.png") for i in places if f"full{i}.png" in members]
     shown = {"bg.jpg", "front.png", "meta.json"}
-    shown |= {f"{kind}{i}.png" for kind in ("mask", "obj", "full", "amodal") for i in range(count)}
-    meta = json.loads(members["meta.json"]) if "meta.json" in members else {}
-    return View(key, rgb, masks, amodal, cutouts, full, meta, sorted(members.keys() - shown))
-
-
-def _decode(members: Mapping[str, bytes], name: str, mode: str) -> Any:
-    if name not in members:
-        raise BrokenSampleError(f"{name} is missing")
+    shown |= {f"{kind}{i}.png" for kind in ("mask", "obj", "full", "amodal") for i in places}
     try:
-        with Image.open(io.BytesIO(members[name])) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise BrokenSampleError(f"{name} has {picture.width} x {picture.height} pixels, limit {MAX_PIXELS}")
-            return np.asarray(picture.convert(mode))
-    except BROKEN as error:
-        raise BrokenSampleError(f"{name} cannot be decoded ({what_is_wrong(error)})") from None
+        meta = json.loads(members["meta.json"]) if "meta.json" in members else {}
+    except ValueError as error:
+        raise DamageError(f"meta.json: not JSON ({error})") from None
+    return View(
+        key,
+        rgb,
+        [_mask(members, f"mask{i}.png", rgb.shape[:2]) for i in places],
+        amodal,
+        [_cutout(members, f"obj{i}.png") for i in places],
+        full,
+        meta,
+        sorted(members.keys() - shown),
+    )
 
 
-def _decode_mask(members: Mapping[str, bytes], name: str, shape: tuple[int, int]) -> Any:
-    mask = _decode(members, name, "L") > 127
+def _member(members: Mapping[str, bytes], name: str) -> bytes:
+    if name not in members:
+        raise DamageError(f"{name}: missing")
+    return members[name]
+
+
+def _cutout(members: Mapping[str, bytes], name: str) -> Any:
+    pixels = decode(name, _member(members, name))
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise DamageError(f"{name}: expected RGB or RGBA")
+    return pixels if pixels.shape[2] == 4 else cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)
+
+
+def _mask(members: Mapping[str, bytes], name: str, shape: tuple[int, int]) -> Any:
+    mask = decode_mask(name, _member(members, name))
     if mask.shape != shape:
-        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, bg.jpg {shape[1]} x {shape[0]}"
-        raise BrokenSampleError(f"{name} has {sizes}")
+        raise DamageError(f"{name}: {mask.shape[1]} x {mask.shape[0]}; the photo is {shape[1]} x {shape[0]}")
     return mask
 
 
@@ -86,19 +94,21 @@ def sample_card(view: View, width_px: int, height_px: int, headline: str = "", *
     pixels = tuple(min(round(side * DENSITY), full) for side, full in zip(shown, view.rgb.shape[1::-1], strict=True))
     photo = cv2.resize(view.rgb, pixels, interpolation=cv2.INTER_AREA)
     names = _names(view)
-    front = view.meta.get("relation", {}).get("front")
+    front = _in_front(view)
     alt = f"photo of sample {view.key}: {' and '.join(names)}"
     stage = tag(
         "div",
         image(encode_jpeg(photo, 80), alt, size=pixels),
         tag("img", src=data_uri(draw_overlay(view, pixels)), alt="", class_="overlay"),
-        *(_label(i, mask, i == front) for i, mask in enumerate(view.masks)),
+        *(_label(i, mask, i in front) for i, mask in enumerate(view.masks)),
         class_="stage",
         style=f"width:min(100%, {shown[0]}px)",
     )
     title = tag("div", headline, class_="headline") if headline else ""
     if small:
-        return tag("figure", title, stage, tag("figcaption", tag("code", view.key)), class_="sample small")
+        named = [tag("b", f"{i + 1} {name} ", class_=f"o{i % len(COLOURS) + 1}") for i, name in enumerate(names)]
+        return tag("figure", title, stage, tag("figcaption", tag("span", *named), tag("code", view.key)),
+                   class_="sample small")  # fmt: skip
     cutouts = tag("div", *_cutouts(view, names), class_="cutouts")
     caption = tag("figcaption", tag("code", view.key), *_details(view, names))
     return tag("figure", title, tag("div", stage, cutouts, class_="pictures"), caption, class_="sample")
@@ -110,32 +120,48 @@ def broken_card(key: str, why: str) -> Html:
                tag("figcaption", tag("code", key)), class_="sample broken")  # fmt: skip
 
 
+def _in_front(view: View) -> set[int]:
+    """Objects that are in front of another, and behind none."""
+    known = [r for r in view.meta.get("relations", []) if r["front"] is not None]
+    fronts = {r["front"] for r in known}
+    return fronts - {i for r in known for i in r["objects"] if i != r["front"]}
+
+
 def draw_overlay(view: View, size: tuple[int, int]) -> Any:
-    """[height, width, 4] uint8: silhouettes tinted and outlined, boxes thin, outlines of hidden parts thinner."""
+    """[height, width, 4] uint8: silhouettes tinted and outlined, striped in both colours where two overlap; boxes thin,
+    outlines of hidden parts thinner."""
     width, height = size
     overlay = np.zeros((height, width, 4), np.uint8)
+    covered = np.zeros((height, width), bool)
+    stripes = np.indices((height, width)).sum(axis=0) // STRIPE % 2 == 0
     for i, mask in enumerate(view.masks):
-        colour = (*COLOURS[i % len(COLOURS)], 255)
-        small = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
-        overlay[small] = (*colour[:3], round(255 * TINT))
+        colour = COLOURS[i % len(COLOURS)]
+        small = _small(mask, size)
+        overlay[small & ~covered] = (*colour, round(255 * TINT))
+        overlay[small & covered, 3] = round(255 * 2 * TINT)
+        overlay[small & covered & stripes] = (*colour, round(255 * 2 * TINT))
+        covered |= small
     for i, mask in enumerate(view.masks):
-        colour = (*COLOURS[i % len(COLOURS)], 255)
+        line = (*COLOURS[i % len(COLOURS)], 255)
         if i < len(view.amodal):
-            _outline(overlay, view.amodal[i], size, (*colour[:3], 170), 1)
+            _outline(overlay, view.amodal[i], size, (*line[:3], 170), 1)
         if not mask.any():
             continue
-        _outline(overlay, mask, size, colour, 2)
+        _outline(overlay, mask, size, line, 2)
         x, y, w, h = (
             np.array(bounding_box(mask)) * np.tile([width / mask.shape[1], height / mask.shape[0]], 2)
         ).round()
-        cv2.rectangle(overlay, (int(x), int(y)), (int(x + w) - 1, int(y + h) - 1), colour, 1)
+        cv2.rectangle(overlay, (int(x), int(y)), (int(x + w) - 1, int(y + h) - 1), line, 1)
     return overlay
 
 
 def _outline(overlay: Any, mask: Any, size: tuple[int, int], colour: tuple[int, ...], thickness: int) -> None:
-    small = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
-    contours, _ = cv2.findContours(small.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    contours, _ = cv2.findContours(_small(mask, size).view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(overlay, contours, -1, colour, thickness)
+
+
+def _small(mask: Any, size: tuple[int, int]) -> Any:
+    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
 
 
 def _label(index: int, mask: Any, front: bool) -> Html:
@@ -143,7 +169,10 @@ def _label(index: int, mask: Any, front: bool) -> Html:
     x, y, _, _ = bounding_box(mask) if mask.any() else (0, 0, 0, 0)
     place = f"left:{100 * x / mask.shape[1]:.1f}%;top:{100 * y / mask.shape[0]:.1f}%"
     return tag(
-        "span", f"{index + 1}{' in front' if front else ''}", class_=f"label overlay o{index % 4 + 1}", style=place
+        "span",
+        f"{index + 1}{' in front' if front else ''}",
+        class_=f"label overlay o{index % len(COLOURS) + 1}",
+        style=place,
     )
 
 
@@ -158,7 +187,7 @@ def _cutouts(view: View, names: list[str]) -> list[Html]:
         pictures = [image(_shrink(view.cutouts[i]), f"cut-out of {name}", class_="cutout")]
         if i < len(view.full_cutouts):
             pictures.append(image(_shrink(view.full_cutouts[i]), f"{name} as a whole", class_="cutout"))
-        parts.append(tag("div", *pictures, class_=f"pair o{i % 4 + 1}"))
+        parts.append(tag("div", *pictures, class_=f"pair o{i % len(COLOURS) + 1}"))
     return parts
 
 
@@ -186,17 +215,28 @@ def _details(view: View, names: list[str]) -> list[Html]:
             facts += [_plural(item[kind], kind) for kind in ("parts", "holes") if item[kind] > (kind == "parts")]
             facts += [f"{share(item['border'], 1)} of its outline on the border"] if item["border"] > 0 else []
             facts += [f"{share(item['hidden'], 1)} hidden"] if item.get("hidden", 0) > 0 else []
-        lines.append(tag("li", tag("b", f"{i + 1} {name}", class_=f"o{i % 4 + 1}"), " ", ", ".join(facts)))
+        lines.append(tag("li", tag("b", f"{i + 1} {name}", class_=f"o{i % len(COLOURS) + 1}"), " ", ", ".join(facts)))
     if not meta:
         return [tag("span", f"{width} x {height} px, no metadata"), tag("ul", *lines)]
-    relation, origin = meta["relation"], f"{meta['source']}, {meta['split']}, {width} x {height} px"
+    origin = f"{meta['source']}, {meta['split']}, {width} x {height} px"
     if meta["photo"]["license"]:
         origin += f", licence {meta['photo']['license']}"
-    label = f"built as “{relation['label']}”" if relation.get("label") else ""
-    words = [f"box IoU {relation['box_iou']:.2f}", _meeting(view, relation), label]
+    lines += [tag("li", _relation_in_words(view, relation)) for relation in _told_relations(meta["relations"])]
     more = tag("li", f"also in the tar: {', '.join(view.others)}", class_="muted") if view.others else ""
-    related = tag("li", ", ".join(word for word in words if word))
-    return [tag("span", origin), tag("ul", *lines, related, more)]
+    return [tag("span", origin), tag("ul", *lines, more)]
+
+
+def _told_relations(relations: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Of two objects, how they stand to each other; of more, those pairs that meet."""
+    meeting = [relation for relation in relations if relation["contact_px"]]
+    return relations if len(relations) == 1 or not meeting else meeting
+
+
+def _relation_in_words(view: View, relation: Mapping[str, Any]) -> str:
+    i, j = relation["objects"]
+    words = [f"box IoU {relation['box_iou']:.2f}", _meeting(view, relation)]
+    words += [f"built as “{relation['label']}”"] if relation.get("label") else []
+    return (f"{i + 1} and {j + 1}: " if len(view.masks) > 2 else "") + ", ".join(words)
 
 
 def _plural(count: int, plural: str) -> str:
@@ -204,18 +244,20 @@ def _plural(count: int, plural: str) -> str:
 
 
 def _meeting(view: View, relation: Mapping[str, Any]) -> str:
-    """How the first two silhouettes meet, in words."""
-    first, second = view.masks[0], view.masks[-1] if len(view.masks) == 1 else view.masks[1]
-    overlap = int(np.count_nonzero(first & second))
-    smaller = min(int(np.count_nonzero(first)), int(np.count_nonzero(second)))
-    if len(view.masks) > 1 and overlap:
-        return f"silhouettes overlap by {share(overlap, smaller)} of the smaller"
+    """How two silhouettes meet, in words."""
+    if relation["overlap_px"]:
+        smaller = min(int(np.count_nonzero(view.masks[i])) for i in relation["objects"])
+        return f"silhouettes overlap by {share(relation['overlap_px'], smaller)} of the smaller"
     if relation["contact_px"]:
         return f"touching along {relation['contact_px']:,} px"
     return f"{number(relation['gap_px'])} px apart"
 
 
 STYLE = """
+:root { --object-5: #7a6200; --object-6: #5b3fc4; --object-7: #006d78; --object-8: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --object-5: #e8cf55; --object-6: #b39dff; --object-7: #6fdfea; --object-8: #ff8a80; }
+}
 .toggle { display: inline-flex; gap: 8px; align-items: center; font-size: 15px; }
 .samples { columns: 2 420px; column-gap: 20px; margin-top: 16px; }
 .samples .sample { margin-bottom: 20px; }
@@ -239,6 +281,8 @@ STYLE = """
 }
 .label.o1 { background: rgb(80 180 250); } .label.o2 { background: rgb(255 150 60); }
 .label.o3 { background: rgb(50 215 150); } .label.o4 { background: rgb(245 140 205); }
+.label.o5 { background: rgb(250 220 80); } .label.o6 { background: rgb(180 155 255); }
+.label.o7 { background: rgb(110 230 240); } .label.o8 { background: rgb(245 130 130); }
 .cutouts { display: grid; gap: 10px; flex: none; }
 .cutouts .pair { display: flex; gap: 6px; border-left: 3px solid; padding-left: 6px; }
 .cutouts img { width: 88px; border-radius: 3px; }
@@ -253,6 +297,8 @@ STYLE = """
 .sample figcaption b { font-weight: 600; }
 .sample .o1 { color: var(--object-1); } .sample .o2 { color: var(--object-2); }
 .sample .o3 { color: var(--object-3); } .sample .o4 { color: var(--object-4); }
+.sample .o5 { color: var(--object-5); } .sample .o6 { color: var(--object-6); }
+.sample .o7 { color: var(--object-7); } .sample .o8 { color: var(--object-8); }
 .sample .label { color: #10151a; }
 .headline { font-size: 14.5px; font-weight: 600; margin-bottom: 8px; }
 """
