@@ -45,7 +45,7 @@ Pairs = tuple[Indices, Indices]
 ROWS = 16384
 BATCH = 1 << 16
 # Near pairs that are held at a time, 16 bytes each, before those that are decided are dropped.
-HELD_PAIRS = 1 << 24
+HELD_PAIRS = 1 << 22
 # Seconds for sorting one hash and for comparing two, measured: only their ratio matters.
 SORTING, COMPARING = 150e-9, 1e-9
 
