@@ -1,6 +1,6 @@
 """A whole build against the same functions without Ray, against the way of the published builder, and the floor.
 
-    python benchmarks/build.py [--images train2017 val2017 --annotations a.json b.json] [--copies 10] [--size 512]
+    python benchmarks/build.py [--images train2017 val2017 --annotations a.json b.json] [--copies 40] [--size 512]
 
 Without photos of yours it renders some. Each photo is used `--copies` times under other names, so that a run is long
 enough. In turn, on the same photos:
@@ -47,6 +47,8 @@ from pics_data.predict.rle import mask_to_rle
 from pics_data.records import Composition
 from pics_data.sources import records_of, scenes
 
+PUBLISHED = 500  # samples made the published way: it is slow, and its speed is the same throughout
+
 
 def render_photos(folder: Path, count: int = 120, side: int = 560) -> tuple[list[str], list[str]]:
     """Rendered photos as a COCO data set: for whoever has no other."""
@@ -90,14 +92,14 @@ def copy_photos(images: list[str], annotations: list[str], copies: int, folder: 
     return BuildConfig(source="coco", images=(str(folder / "photos"),), annotations=(str(folder / "copied.json"),))
 
 
-def published_way(plan: Plan, folder: Path) -> int:
-    """Samples as the published shards hold them, one after the other; returns their bytes."""
+def published_way(plan: Plan, folder: Path) -> None:
+    """The first samples as the published shards hold them, one after the other."""
     import webdataset
     from pycocotools import mask as coco_mask
 
     rng = np.random.default_rng(0)
     with webdataset.ShardWriter(str(folder / "%06d.tar"), maxcount=1000, verbose=0) as writer:
-        for composition in compositions_of(plan):
+        for composition in compositions_of(plan)[:PUBLISHED]:
             photo = composition.photo
             rgb = cv2.cvtColor(cv2.imread(photo.path), cv2.COLOR_BGR2RGB)
             sample: dict[str, Any] = {"__key__": composition.key, "bg.jpg": Path(photo.path).read_bytes()}
@@ -111,7 +113,6 @@ def published_way(plan: Plan, folder: Path) -> int:
                 sample[f"obj{i}.png"] = png(published_cutout(rgb, mask, rng))
                 sample[f"mask{i}.png"] = png(mask * np.uint8(255))
             writer.write(sample)
-    return sum(path.stat().st_size for path in folder.glob("*.tar"))
 
 
 def published_cutout(rgb: Any, mask: Any, rng: np.random.Generator) -> Any:
@@ -199,35 +200,36 @@ def new_folder(folder: Path) -> Path:
 
 def run(config: BuildConfig, pairs: int, folder: Path, rounds: int) -> None:
     """Prints a table row for each way to make the samples of `config` with `pairs` compositions a photo."""
-    config = replace(config, pairs_per_photo=pairs, shard_samples=100, out=str(folder / "shards"))
+    config = replace(config, pairs_per_photo=pairs, shard_samples=200, out=str(folder / "shards"))
     members = members_of(config)
     plan = make_plan(members, lambda member: records_of(member.config), config, new_folder(folder / "plan"))
     count, cores = plan.num_samples, os.cpu_count() or 1
     rates: dict[str, list[float]] = {}
-    total_bytes = {}
+    sizes: dict[str, float] = {}
     for _ in range(rounds):
         if pairs == 1:
             way = "published way, 1 process"
+            made = min(count, PUBLISHED)
             rates.setdefault(way, []).append(
-                count / timed(lambda: published_way(plan, new_folder(folder / "published")))
+                made / timed(lambda: published_way(plan, new_folder(folder / "published")))
             )
-            total_bytes[way] = sum(path.stat().st_size for path in (folder / "published").iterdir())
+            sizes[way] = sum(path.stat().st_size for path in (folder / "published").iterdir()) / made
         for workers in (1, cores):
             way = f"bare loop, {workers} process{'es' if workers > 1 else ''}"
             out = new_folder(folder / "bare")
             rates.setdefault(way, []).append(count / timed(lambda out=out, n=workers: bare_loop(plan, members, out, n)))
             shutil.rmtree(folder / "shards", ignore_errors=True)
             started = time.monotonic()
-            made = build(replace(config, workers=workers))
+            result = build(replace(config, workers=workers))
             all_seconds = time.monotonic() - started
             way = f"pics-data build, {workers} worker{'s' if workers > 1 else ''}"
-            rates.setdefault(way, []).append(count / made.seconds)
+            rates.setdefault(way, []).append(count / result.seconds)
             rates.setdefault(way + ", Ray's start and planning counted", []).append(count / all_seconds)
-            total_bytes[way] = made.num_bytes
+            sizes[way] = result.num_bytes / count
     least = floor(plan, folder / "shards", config.size)
     rates[f"floor: decode + encode alone, {cores} cores"] = [cores * count / least]
     for way, found in rates.items():
-        size = f"{total_bytes[way] / count / 1e3:.0f} KB" if way in total_bytes else ""
+        size = f"{sizes[way] / 1e3:.0f} KB" if way in sizes else ""
         print(f"| {pairs} | {way} | {statistics.median(found):.1f} | {size} |", flush=True)
 
 
@@ -235,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", default=[], help="folders of photos of a COCO data set")
     parser.add_argument("--annotations", nargs="+", default=[], help="its annotation files")
-    parser.add_argument("--copies", type=int, default=10, help="how often each photo is used")
+    parser.add_argument("--copies", type=int, default=40, help="how often each photo is used")
     parser.add_argument("--pairs", type=int, nargs="+", default=[1, 4], help="compositions a photo")
     parser.add_argument("--size", type=int, default=0, help="longest side of the stored photo")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the median counts")
