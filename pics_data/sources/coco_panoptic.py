@@ -5,7 +5,6 @@ Only things become instances; stuff (sky, grass) has no shape of its own. BDD100
 read as well: there the PNGs may lie beside the JSON, and segments lack boxes, which are then measured.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.labels import Region, label_instances, read_labels
 from pics_data.records import Instance, Photo, Reject, RejectError
-from pics_data.sources.coco_json import AnnotationFile, plain_names
+from pics_data.sources.coco_json import AnnotationFile, check_box, id_text, plain_names, read_area, read_box, text_of
 from pics_data.sources.photo_folders import PhotoFolders
 
 SOURCE = "coco_panoptic"
@@ -51,14 +50,15 @@ def _photos_of(file: AnnotationFile, folders: PhotoFolders, label_folder: PhotoF
             f"annotations: {file.url}: no element of `categories` has `isthing`; expected COCO panoptic JSON "
             "(for instances use --source coco)"
         )
-    things = {str(c["id"]): str(c.get("name", "")) for c in file.raw_categories if "id" in c and c.get("isthing")}
+    of_things = {id_text(c.get("id")) for c in file.raw_categories if c.get("isthing")}
+    things = {number: name for number, name in file.categories.items() if number in of_things}
     for dropped in file.rejects:
         yield Reject(f"{SOURCE}-{dropped.key}", dropped.stage, dropped.reason, dropped.detail)
     for image, items in file.photos():
         if isinstance(items, Reject):
             yield Reject(f"{SOURCE}-{items.key}", items.stage, items.reason, items.detail)
             continue
-        key = f"{SOURCE}-{image['id']}"
+        key = f"{SOURCE}-{id_text(image['id'])}"
         path = folders.find(plain_names(image))
         if path is None:
             name = next(filter(None, plain_names(image)), "no file name")
@@ -68,9 +68,9 @@ def _photos_of(file: AnnotationFile, folders: PhotoFolders, label_folder: PhotoF
             yield Reject(key, "plan", "malformed annotation", f"{file.name}: {len(items)} panoptic annotations, not 1")
             continue
         annotation = file.load(items[0]) if items else {}
-        labels = label_folder.find([str(annotation["file_name"])]) if annotation.get("file_name") else None
+        labels = label_folder.find([text_of(annotation, "file_name")])
         if labels is None:
-            detail = str(annotation.get("file_name") or f"{file.name} names no PNG")
+            detail = text_of(annotation, "file_name") or f"{file.name} names no PNG"
             yield Reject(key, "plan", "missing labels", detail)
             continue
         yield from _photo(file, things, image, annotation, path, labels)
@@ -84,7 +84,7 @@ def _photo(
     path: str,
     labels: str,
 ) -> Iterator[Photo | Reject]:
-    photo_id = str(image["id"])
+    photo_id = str(id_text(image["id"]))
     width, height = int(image["width"]), int(image["height"])
     segments = annotation.get("segments_info")
     if not isinstance(segments, list):
@@ -95,15 +95,17 @@ def _photo(
     regions: dict[int, Region] | None = None
     for i, segment in enumerate(segments):
         try:
-            category = str(_key(segment, "category_id"))
+            category = id_text(_key(segment, "category_id"))
             if category in file.categories and category not in things:
                 continue
             if regions is None and not {"bbox", "area"} <= segment.keys():
                 found = label_instances(read_labels(labels, "rgb", (height, width)), storage.base_name(labels))
                 regions = {region.value: region for region in found}
-            instances.append(read_segment(segment, things, regions))
+            instance = read_segment(segment, things, regions)
+            check_box(instance.box, width, height)
+            instances.append(instance)
         except ValueError as error:
-            name = segment.get("id", f"segment {i}") if isinstance(segment, dict) else f"segment {i}"
+            name = (id_text(segment.get("id")) if isinstance(segment, dict) else None) or f"segment {i}"
             yield Reject(f"{SOURCE}-{photo_id}-{name}", "plan", "malformed annotation", f"{file.name}: {error}")
         except RejectError as error:
             yield Reject(f"{SOURCE}-{photo_id}", "plan", error.reason, error.detail)
@@ -115,8 +117,8 @@ def _photo(
         width=width,
         height=height,
         instances=tuple(instances),
-        license=file.licenses.get(str(image.get("license")), ""),
-        url=str(image.get("coco_url") or image.get("flickr_url") or ""),
+        license=file.licenses.get(id_text(image.get("license")) or "", ""),
+        url=text_of(image, "coco_url") or text_of(image, "flickr_url"),
         labels=labels,
     )
 
@@ -128,28 +130,22 @@ def read_segment(segment: dict[str, Any], things: dict[str, str], regions: dict[
     """
     number = _key(segment, "id")
     if type(number) is not int or not 0 <= number < 2**24:
-        raise ValueError(f"`id` {number} is no whole number of 24 bits")
-    category = things.get(str(_key(segment, "category_id")))
+        raise ValueError(f"`id` {str(id_text(number))[:40]} is no whole number of 24 bits")
+    category_id = id_text(_key(segment, "category_id"))
+    category = things.get(category_id or "")
     if category is None:
-        raise ValueError(f"`category_id` {segment['category_id']} is not in `categories`")
+        raise ValueError(f"`category_id` {str(category_id)[:40]} is not in `categories`")
     if {"bbox", "area"} <= segment.keys():
         box, area = segment["bbox"], segment["area"]
     elif regions is not None and number in regions:
-        box, area = regions[number].box, regions[number].area
+        box, area = list(regions[number].box), regions[number].area
     else:
         raise ValueError(f"no pixel has the value of segment {number}")
-    try:
-        x, y, width, height = map(float, box)
-        area = float(area)
-    except (TypeError, ValueError):
-        raise ValueError("`bbox` is not [x, y, width, height] or `area` is not a number") from None
-    if not all(map(math.isfinite, (x, y, width, height, area))) or min(width, height, area) < 0:
-        raise ValueError("`bbox` or `area` is not finite and at least 0")
     return Instance(
         id=str(number),
         category=category,
-        box=(x, y, width, height),
-        area=area,
+        box=read_box(box),
+        area=read_area(area),
         segmentation={"labels": "rgb", "values": [number]},
         crowd=bool(segment.get("iscrowd") or segment.get("ignore")),
     )

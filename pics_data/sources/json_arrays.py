@@ -1,5 +1,6 @@
 """A JSON file of any size, whose large parts are arrays of objects: read element by element, in constant memory."""
 
+import json
 import mmap
 import re
 from collections.abc import Callable
@@ -10,7 +11,9 @@ import orjson
 
 from pics_common.errors import UserError
 
-TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+# A string that never ends is a token as well: else each quote in it would be tried as the start of one.
+TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+BOM = b"\xef\xbb\xbf"
 PAGES = 2**26  # bytes after which what was read of the file need not stay in memory
 
 
@@ -26,9 +29,29 @@ def scan(path: Path, keys: frozenset[str], take: Callable[[str, bytes], None], w
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         rest = _scan(text, {f'"{key}"'.encode(): key for key in keys}, take)
     try:
-        return orjson.loads(rest)
-    except orjson.JSONDecodeError as error:
+        return parse(rest.removeprefix(BOM))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"annotations: {path} is not JSON, or is cut off ({error})") from None
+
+
+def parse(text: bytes) -> Any:
+    """Parses JSON as strangers write it: it may hold NaN, Infinity and numbers beyond 64 bits, which become floats;
+    and half a surrogate pair or bytes that are not UTF-8, of which a `?` or a U+FFFD remains, as nothing could write
+    them again. Raises `ValueError` if it is not JSON, `RecursionError` if it nests too deep.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = json.loads(text.decode(errors="replace"), parse_int=_parse_int)
+    whole = json.dumps(value, ensure_ascii=False).encode(errors="replace")
+    return json.loads(whole, parse_int=_parse_int)
+
+
+def _parse_int(digits: str) -> int | float:
+    """As orjson reads whole numbers: one that does not fit 64 bits becomes a float, infinite where it must."""
+    if len(digits) <= 20 and -(2**63) <= (value := int(digits)) < 2**64:
+        return value
+    return float(digits)
 
 
 def _scan(text: mmap.mmap, keys: dict[bytes, str], take: Callable[[str, bytes], None]) -> bytes:

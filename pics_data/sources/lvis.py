@@ -19,6 +19,6 @@ def photos(images: Sequence[str], annotations: Sequence[str], check_photos: bool
 
 def file_names(image: dict[str, Any]) -> list[str]:
     """Where a photo may lie under an image folder: with the URL's split folder, without, then by `file_name`."""
-    url = PurePosixPath(str(image.get("coco_url", "")).partition("?")[0])
-    name = str(image.get("file_name", ""))
+    url = PurePosixPath(coco_json.text_of(image, "coco_url").partition("?")[0])
+    name = coco_json.text_of(image, "file_name")
     return ["/".join(url.parts[-2:]), url.name, name, PurePosixPath(name).name]

@@ -19,5 +19,5 @@ def photos(images: Sequence[str], annotations: Sequence[str], check_photos: bool
 def file_names(image: dict[str, Any]) -> list[str]:
     """Where a photo may lie under an image folder, after `file_name` `images/v1/patch8/objects365_v1_00420917.jpg`:
     as it stands, below its patch (as unpacked), or on its own."""
-    name = PurePosixPath(str(image.get("file_name", "")))
+    name = PurePosixPath(coco_json.text_of(image, "file_name"))
     return [str(name), "/".join(name.parts[-2:]), name.name]

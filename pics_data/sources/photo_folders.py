@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from pics_common import storage
 from pics_common.errors import UserError
 
+NAME_MAX, PATH_MAX = 255, 2048  # bytes of a name, and of a path below a folder
+
 
 class PhotoFolders:
     """The folders of photos, each listed once: asking a network file system for each photo takes hours.
@@ -37,7 +39,7 @@ class PhotoFolders:
         """
         for name in names:
             relative = PurePosixPath(name)
-            if relative.is_absolute() or ".." in relative.parts or not relative.name or "\0" in name:
+            if relative.is_absolute() or ".." in relative.parts or not relative.name or not _is_possible(relative):
                 continue
             for folder in self._folders:
                 place = storage.join(folder, *relative.parts)
@@ -54,3 +56,9 @@ class PhotoFolders:
         hashes, wanted = self._listings[folder], hash(name)
         place = int(np.searchsorted(hashes, wanted))
         return place < len(hashes) and int(hashes[place]) == wanted
+
+
+def _is_possible(path: PurePosixPath) -> bool:
+    """Whether a file may be called so: the system would not say "not there" to the others, but raise an error."""
+    parts = [part.encode(errors="surrogatepass") for part in path.parts]
+    return max(map(len, parts)) <= NAME_MAX and sum(map(len, parts)) <= PATH_MAX and not any(b"\0" in p for p in parts)
