@@ -23,7 +23,7 @@ from pics_data.filters import FilteredError, why_dropped
 from pics_data.labels import Labels, decode_labels
 from pics_data.masks import mask_of
 from pics_data.measure import Box, bounding_box, measure_quality, measure_relation
-from pics_data.photofile import decode_photo, read_bytes
+from pics_data.photofile import decode_photo, read_bytes, read_file
 from pics_data.records import Composition, Photo, Pixels, Reject, RejectError, Sample
 
 SCHEMA_VERSION = 2
@@ -74,7 +74,7 @@ def _read_files(compositions: list[Composition]) -> PhotoFiles:
     photo = compositions[0].photo
     data = read_bytes(photo)
     try:
-        return PhotoFiles(data, storage.read(photo.labels) if photo.labels else b"")
+        return PhotoFiles(data, read_file(photo.labels) if photo.labels else b"")
     except FileNotFoundError:
         raise RejectError("missing labels", photo.labels) from None
     except OSError as error:

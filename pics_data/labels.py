@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pics_common import storage
+from pics_data.photofile import BROKEN, read_file
 from pics_data.records import RejectError
 
 Form = Literal["rgb", "bdd", "rgba", "index"]
@@ -47,7 +48,7 @@ def read_labels(url: str, form: str, size: tuple[int, int] | None = None, max_pi
     """
     name = storage.base_name(url)
     try:
-        data = storage.read(url)
+        data = read_file(url)
     except FileNotFoundError:
         raise RejectError("missing labels", url) from None
     except OSError as error:
@@ -146,5 +147,5 @@ def _palette_indices(data: bytes, name: str) -> Labels:
             picture.verify()
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             return np.asarray(picture).astype(np.int32)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         raise RejectError("broken labels", f"{name} is cut off or damaged ({error})") from None

@@ -3,7 +3,10 @@
 Reading and decoding are apart, so that files can come in ahead while others are decoded.
 """
 
+import errno
 import io
+import os
+import stat
 import struct
 import zlib
 
@@ -17,6 +20,7 @@ from pics_data.records import Photo, RejectError
 
 Image.MAX_IMAGE_PIXELS = None  # whoever decodes has a limit of its own, and checks it on the header before
 MAX_PIXELS = 100_000_000  # of a picture in a shard
+MAX_BYTES = 2**29  # of a picture's file: 100 megapixels take 300 MB uncompressed
 ORIENTATION = 0x0112  # EXIF
 # What Pillow's decoders raise on broken files; OverflowError and TypeError on malformed EXIF.
 BROKEN = (
@@ -46,11 +50,32 @@ def read_photo(photo: Photo, max_pixels: int) -> tuple[NDArray[np.uint8], bytes 
 def read_bytes(photo: Photo) -> bytes:
     """The bytes of a photo's file. Raises `RejectError`: "missing photo", "unreadable photo"."""
     try:
-        return storage.read(photo.path)
+        return read_file(photo.path)
     except FileNotFoundError:
         raise RejectError("missing photo", photo.path) from None
     except OSError as error:
         raise RejectError("unreadable photo", f"{photo.path}: {error.strerror or error}") from None
+
+
+def read_file(url: str) -> bytes:
+    """The bytes of a picture's file. Raises `OSError`, also for what has no end (see `check_file`)."""
+    check_file(url)
+    return storage.read(url)
+
+
+def check_file(url: str) -> None:
+    """Raises `OSError` for a local path that is no plain file, or one of more than `MAX_BYTES`: whoever reads a pipe
+    may wait for ever, and a device or a file with holes fills the memory."""
+    if storage.is_remote(url):
+        return
+    path = storage.local_path(url)
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "Not a plain file", str(path))
+    if found.st_size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"{found.st_size} bytes, limit {MAX_BYTES}", str(path))
 
 
 def decode_photo(photo: Photo, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], bytes | None]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from PIL import Image
 
 from pics_common import storage
-from pics_data.photofile import BROKEN, ORIENTATION, what_is_wrong
+from pics_data.photofile import BROKEN, ORIENTATION, check_file, what_is_wrong
 from pics_data.records import Photo, Reject, RejectError
 from pics_data.sources.annotated_files import plain
 
@@ -62,6 +62,7 @@ def photo_size(url: str) -> tuple[int, int]:
     """
     data = b""
     try:
+        check_file(url)
         with storage.open_read(url) as file:
             for size in PREFIXES:
                 data += file.read(size - len(data) if size > 0 else -1)
