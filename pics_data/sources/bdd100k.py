@@ -13,10 +13,11 @@ from typing import Any
 
 from pics_common import storage
 from pics_common.errors import UserError
-from pics_data.labels import Region, label_instances, read_labels
+from pics_data.labels import MAX_PIXELS, Region, label_instances, read_labels
 from pics_data.masks import are_finite, check_polygons, measure
 from pics_data.records import Instance, Photo, Reject, RejectError
 from pics_data.sources.annotated_files import Annotation, Pair, box_of, read_pairs
+from pics_data.sources.coco_json import id_text
 from pics_data.sources.photo_folders import PhotoFolders
 from pics_data.sources.scalabel_json import read_config, read_frames
 
@@ -159,7 +160,7 @@ def _photo(
         try:
             instance = read_label(label, front, height, width)
         except (ValueError, RejectError) as error:
-            key = f"{SOURCE}-{photo_id}-{label.get('id', i) if isinstance(label, dict) else i}"
+            key = f"{SOURCE}-{photo_id}-{_id_of(label) or i}"
             malformed = "malformed annotation", str(error)
             reason, detail = (error.reason, error.detail) if isinstance(error, RejectError) else malformed
             yield Reject(key, "plan", reason, f"{storage.base_name(url)}: {detail}".removesuffix(": "))
@@ -181,8 +182,8 @@ def read_label(label: Any, front: list[list[float]], height: int, width: int) ->
     category, ignored = _category(label["category"])
     if category not in THINGS:
         return None
-    number, attributes = str(label.get("id", "")), label.get("attributes") or {}
-    if not number or not _is_text(number):
+    number, attributes = _id_of(label), label.get("attributes") or {}
+    if number is None:
         raise ValueError("`id` is missing or no text")
     if not isinstance(attributes, dict):
         raise ValueError("`attributes` is no object")
@@ -200,6 +201,11 @@ def read_label(label: Any, front: list[list[float]], height: int, width: int) ->
         segmentation=segmentation,
         crowd=ignored or any(bool(of.get(key)) for of in (attributes, label) for key in ("crowd", "ignored")),
     )
+
+
+def _id_of(label: Any) -> str | None:
+    number = id_text(label.get("id")) if isinstance(label, dict) else None
+    return number if number and _is_text(number) else None
 
 
 def _segmentation(label: dict[str, Any], front: list[list[float]], height: int, width: int) -> Any:
@@ -310,7 +316,7 @@ def _rle_size(labels: list[Any]) -> tuple[int, int] | None:
     for label in labels:
         rle = label.get("rle") if isinstance(label, dict) else None
         size = rle.get("size") if isinstance(rle, dict) else None
-        if isinstance(size, list) and len(size) == 2 and all(type(v) is int and 0 < v < 2**31 for v in size):
+        if isinstance(size, list) and len(size) == 2 and all(type(v) is int and v > 0 for v in size):
             return size[0], size[1]
     return None
 
@@ -320,8 +326,8 @@ def _size(value: Any, default: tuple[int, int], key: str) -> tuple[int, int]:
     if value is None:
         return default
     height, width = (value.get("height"), value.get("width")) if isinstance(value, dict) else (0, 0)
-    if type(height) is not int or type(width) is not int or not 0 < min(height, width) <= max(height, width) < 2**31:
-        raise ValueError(f"`{key}` is not a whole `width` and `height` above 0")
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"`{key}` is not a whole `width` and `height` of a photo")
     return height, width
 
 

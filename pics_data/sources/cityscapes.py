@@ -29,6 +29,8 @@ from pycocotools import mask as coco_mask
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.labels import MAX_PIXELS, Region
+from pics_data.masks import check_polygons, rle_runs
+from pics_data.photofile import read_file
 from pics_data.records import Instance, Photo, Reject, RejectError
 from pics_data.sources.annotated_files import (
     Annotation,
@@ -78,6 +80,7 @@ class Outline:
     label: str
     points: list[float]
     box: tuple[int, int, int, int]
+    photo_size: tuple[int, int]  # height, width
     mask: NDArray[np.bool_] | None = None
 
 
@@ -166,7 +169,7 @@ def _objects_of_labels(regions: list[Region]) -> Iterator[Instance]:
 def _load(url: str) -> dict[str, Any]:
     """A file of polygons. Raises `RejectError` where it is not JSON, or not Cityscapes'."""
     try:
-        data = storage.read(url)
+        data = read_file(url)
     except OSError as error:
         raise RejectError("unreadable annotation", f"{url}: {error.strerror}") from None
     try:
@@ -194,10 +197,12 @@ def _outline(element_id: str, element: Any, width: int, height: int) -> Outline 
     if not isinstance(polygon, list) or len(polygon) < 3:
         raise ValueError("`polygon` is not a list of three or more points")
     values = [value for point in polygon if isinstance(point, list) and len(point) == 2 for value in point]
-    # The rasteriser's memory grows with the outline's length: nobody draws a photo's width beyond the photo.
-    far = max(width, height)
-    if len(values) != 2 * len(polygon) or not all(type(v) in (int, float) and -far <= v <= 2 * far for v in values):
-        raise ValueError("`polygon` has a point that is not two numbers, or is far out of the photo")
+    if len(values) != 2 * len(polygon):
+        raise ValueError("`polygon` has a point that is not two numbers")
+    try:
+        check_polygons([values], height, width)
+    except RejectError as error:
+        raise ValueError(f"{error.reason}: {error.detail}") from None
     points = outline_points(values, width, height)
     box = (
         max(0, math.floor(min(points[::2]))),
@@ -205,7 +210,7 @@ def _outline(element_id: str, element: Any, width: int, height: int) -> Outline 
         min(width, math.ceil(max(points[::2]))),
         min(height, math.ceil(max(points[1::2]))),
     )
-    return Outline(element_id, element["label"], points, box)
+    return Outline(element_id, element["label"], points, box, (height, width))
 
 
 def outline_points(values: list[float], width: int, height: int) -> list[float]:
@@ -255,10 +260,15 @@ def _visible(outline: Outline, later: list[Outline]) -> Instance | None:
 
 
 def _pixels(outline: Outline) -> NDArray[np.bool_]:
-    """The polygon's pixels inside of its box, [height, width]; kept, since a polygon may hide several objects."""
+    """The polygon's pixels inside of its box, [height, width]; kept, since a polygon may hide several objects.
+
+    Rasterised in the frame of the photo, as later on: shifted to the box, ties of rounding could fall otherwise.
+    """
     if outline.mask is None:
         left, top, right, bottom = outline.box
-        shifted = [value - (top if i % 2 else left) for i, value in enumerate(outline.points)]
-        rle = coco_mask.frPyObjects([shifted], bottom - top, right - left)[0]
-        outline.mask = coco_mask.decode(rle).astype(np.bool_)
+        height, width = outline.photo_size
+        runs = rle_runs(coco_mask.frPyObjects([outline.points], height, width)[0]["counts"].decode())
+        ends = np.clip(np.cumsum(runs), left * height, right * height)  # runs go down the columns
+        columns = np.repeat(np.arange(len(runs)) % 2 == 1, np.diff(ends, prepend=left * height))
+        outline.mask = columns.reshape(right - left, height)[:, top:bottom].T
     return outline.mask
