@@ -27,6 +27,7 @@ Source = Literal[
 UNANNOTATED = ("dreambooth", "folder")  # photos without annotation files
 OBJECTLESS = ("folder",)  # photos in which a predictor has to find the objects first
 MASKLESS = ("dreambooth", "folder", "objects365")  # annotations, if any, without silhouettes
+PARTLY_MASKLESS = ("bdd100k",)  # some of its annotation files have boxes alone
 
 # What changes no byte of a shard: where things are, how they run, when to give up. The digest of the plan stands for
 # the contents of the images' and annotations' paths, so a data set may move between two runs.
@@ -223,7 +224,7 @@ class BuildConfig:
         needed = self.source in MASKLESS
         if needed and self.masks == "given":
             raise UserError(f"--source {self.source} has no silhouettes; give --masks sam or rembg and --mask-weights")
-        if not needed and self.masks != "given":
+        if not needed and self.source not in PARTLY_MASKLESS and self.masks != "given":
             raise UserError(f"--masks {self.masks} has no effect with --source {self.source}: it has silhouettes")
         for name in ("mask_weights", "gpus_per_worker"):
             if getattr(self, name) and self.masks == "given":

@@ -23,6 +23,7 @@ from pics_data.config import BuildConfig
 from pics_data.decompose import decompose_all
 from pics_data.mixture import Member
 from pics_data.plan import Plan, read_shard_plan
+from pics_data.quarantine import decompose_apart, is_second_attempt
 from pics_data.records import Composition, Reject, Sample
 from pics_data.shards import ShardMark, read_mark, write_shard
 
@@ -34,9 +35,19 @@ Todo = tuple[int, str, int]  # number, name and member of a shard
 
 
 def build_shard(
-    number: int, shard: str, plan_folder: str, folder: str, config: BuildConfig, masks: bytes = b""
+    number: int,
+    shard: str,
+    plan_folder: str,
+    folder: str,
+    config: BuildConfig,
+    masks: bytes = b"",
+    apart: bool = False,
 ) -> ShardMark:
-    """Makes one shard of the plan in `plan_folder`, with `masks` of a predictor or without. Needs no Ray."""
+    """Makes one shard of the plan in `plan_folder`, with `masks` of a predictor or without. Needs no Ray.
+
+    With `apart` photos are taken apart in a process of its own: one that kills it is a reject.
+    """
+    take_apart = decompose_apart if apart else decompose_all
     import cv2
 
     cv2.setNumThreads(1)  # a worker has one CPU: more threads than that only get in each other's way
@@ -45,10 +56,10 @@ def build_shard(
     if config.retry_rejects and (mark := read_mark(folder, shard)) is not None:
         rejected = {reject.key for reject in mark.rejects}
         again = (composition for composition in compositions if composition.key in rejected)
-        if not any(isinstance(record, Sample) for record in decompose_all(again, config)):
+        if not any(isinstance(record, Sample) for record in take_apart(again, config)):
             return mark  # nothing would change
         compositions = _compositions(plan_folder, number, masks)
-    return write_shard(folder, shard, decompose_all(compositions, config))
+    return write_shard(folder, shard, take_apart(compositions, config))
 
 
 def _compositions(plan_folder: str, number: int, masks: bytes) -> Iterator[Composition]:
@@ -132,7 +143,9 @@ def _run(
 ) -> Iterator[tuple[int, ShardMark]]:
     def work(row: dict[str, Any]) -> dict[str, Any]:
         config = configs[row["member"]]
-        mark = build_shard(row["number"], row["shard"], plan_folder, folder, config, row.get("masks", b""))
+        mark = build_shard(
+            row["number"], row["shard"], plan_folder, folder, config, row.get("masks", b""), is_second_attempt()
+        )
         return {"number": row["number"], "mark": orjson.dumps(asdict(mark))}
 
     items = [{"number": number, "shard": shard, "member": member} for number, shard, member in window]

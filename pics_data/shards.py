@@ -47,6 +47,7 @@ def write_shard(folder: str, shard: str, records: Iterable[Sample | Reject]) -> 
     metas: list[dict[str, Any]] = []
     with storage.new_file(tar) as (file, commit):
         mark = _write_tar(file.write, shard, records, metas)
+        storage.remove(mark_path(folder, shard))  # of an earlier tar, which the next line replaces
         if mark.nsamples:
             commit()
     if not mark.nsamples:
