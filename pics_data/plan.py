@@ -6,7 +6,6 @@ permutes the photos, brings together what is of one photo, and needs the memory 
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -21,6 +20,7 @@ from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.choose import Choice, choose
 from pics_data.config import BuildConfig
+from pics_data.keys import sample_key
 from pics_data.mixture import Member
 from pics_data.records import Composition, Instance, Photo, Reject
 from pics_data.reject_file import RejectFile
@@ -49,8 +49,6 @@ SHARDS_A_FILE = 256
 SPLITS = ("train", "val")
 BUCKETS = 1024  # of each split of each member
 ORDER = 16  # bytes of the hash that orders photos
-MAX_KEY = 80  # characters: a tar header holds 100, member extension included
-PLAIN_WORD = re.compile(r"[A-Za-z0-9_]{1,32}")
 
 PhotoRef = tuple[str, str, str]  # `<source>-<photo id>`, split, path
 FindDuplicates = Callable[[Iterator[PhotoRef]], dict[str, str]]
@@ -312,23 +310,6 @@ def read_shard_plan(folder: str, number: int) -> Iterator[Composition]:
             upright=row["upright"],
         )
         yield Composition(row["key"], row["shard"], row["split"], photo, row["box_iou"], row["seed"])
-
-
-def sample_key(photo: Photo, instances: Iterable[Instance]) -> str:
-    """The key of a sample: source, photo id and instance ids, in letters, digits, `-` and `_`."""
-    key = "-".join(map(_word, (photo.source, photo.id, *(item.id for item in instances))))
-    return key if len(key) <= MAX_KEY else f"{key[: MAX_KEY - 11]}-{_digest_of(key)}"
-
-
-def _word(text: str) -> str:
-    """`text` itself where it is plain and short, else what is plain of it and a digest that keeps it apart."""
-    if PLAIN_WORD.fullmatch(text):
-        return text
-    return re.sub(r"[^A-Za-z0-9_]", "_", text)[:20] + "_" + _digest_of(text)
-
-
-def _digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def split_of(photo_id: str, val_fraction: float) -> str:

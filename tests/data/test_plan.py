@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pics_data.config import BuildConfig
-from pics_data.plan import Plan, read_shard_plan, sample_key, shard_samples_of_plan, split_of
+from pics_data.keys import sample_key
+from pics_data.plan import Plan, read_shard_plan, shard_samples_of_plan, split_of
 from pics_data.records import Instance, Photo, Reject
 from tests.data.plain_build import compositions_of, plan_of, rejects_of, shard_names, table_of
 
