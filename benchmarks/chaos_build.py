@@ -39,6 +39,7 @@ class Bench:
     work: Path
     rng: random.Random
     started: float
+    runs: ExitStack = field(default_factory=ExitStack)  # all that was started, to be ended with the bench
     truth: dict[str, str] = field(default_factory=dict)
     num_shards: int = 0
     start: float = 0.0
@@ -74,7 +75,8 @@ class Build:
         self.bench, self.scenario, self.out = bench, scenario, bench.folder(name)
         self._argv = bench.argv(self.out, *more)
         self._faults = faults
-        self._runs = ExitStack()  # what is left of killed runs stays while others go on: it must do no harm
+        # What is left of killed runs stays while others go on: it must do no harm.
+        self._runs = bench.runs.enter_context(ExitStack())
         self._output = bench.folder(name)
         self._whole_before = 0
 

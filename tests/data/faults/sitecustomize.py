@@ -1,8 +1,9 @@
 """Faults for Ray's workers: put this folder on PYTHONPATH, and say in PICS_FAULTS what is to go wrong.
 
 `exit:SHARE:SEED` ends the process in that share of the attempts at a shard, in the middle of it; `raise:SHARE:SEED`
-raises an `OSError` there, as a failing disk does; `photo:ID,ID` ends the process that is to decode such a photo.
-Whether an attempt fails depends on seed, shard and process: made again by another process, the shard may succeed.
+raises an `OSError` there, as a failing disk does; `photo:ID,ID` ends the process that is to decode such a photo. Each
+fault adds a line to the file that PICS_FAULTS_LOG names. Whether an attempt fails depends on the seed, the shard and
+how often it has failed, so the same faults come whatever process makes which shard.
 
 Python imports this file when it starts. Nothing of it is in the product: it wraps a function when it is imported.
 """
@@ -13,9 +14,11 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
+import pathlib
 import sys
 
 KIND, _, REST = os.environ.get("PICS_FAULTS", "").partition(":")
+LOG = pathlib.Path(os.environ.get("PICS_FAULTS_LOG", ""))
 WRAPPED = {"exit": "pics_data.pipeline", "raise": "pics_data.pipeline", "photo": "pics_data.decompose"}.get(KIND, "")
 
 
@@ -24,17 +27,25 @@ def in_a_worker():
     return "ray" in sys.modules or "pics_data.quarantine" in sys.orig_argv
 
 
-def fails(shard):
-    share, seed = REST.split(":")
-    digest = hashlib.sha256(f"{seed} {shard} {os.getpid()}".encode()).digest()
+def chosen(share, seed, shard, failed=0):
+    """Whether the attempt at `shard` fails that comes after `failed` failed ones."""
+    digest = hashlib.sha256(f"{seed} {shard} {failed}".encode()).digest()
     return int.from_bytes(digest[:4]) < float(share) * 2**32
 
 
+def fails(shard):
+    share, seed = REST.split(":")
+    return chosen(share, seed, shard, faults().count(shard))
+
+
+def faults():
+    """The lines of the log: what failed so far."""
+    return LOG.read_text().splitlines() if LOG.exists() else []
+
+
 def note(what):
-    """Adds a line to the file that PICS_FAULTS_LOG names: who wants to count the faults counts its lines."""
-    if log := os.environ.get("PICS_FAULTS_LOG"):
-        with open(log, "a") as file:  # noqa: PTH123
-            file.write(f"{what}\n")
+    with LOG.open("a") as file:
+        file.write(f"{what}\n")
 
 
 def failing_writes(module):
@@ -44,7 +55,7 @@ def failing_writes(module):
     def some(shard, records):
         for i, record in enumerate(records):
             if i == 1:
-                note(f"{KIND} {shard}")
+                note(shard)
                 if KIND == "exit":
                     os._exit(1)
                 raise OSError(5, "Input/output error (made to fail)")
@@ -64,7 +75,7 @@ def deadly_photo(module):
     @functools.wraps(decode_photo)
     def wrapper(photo, *rest):
         if photo.id in REST.split(",") and in_a_worker():
-            note(f"photo {photo.id}")
+            note(photo.id)
             os.abort()
         return decode_photo(photo, *rest)
 
