@@ -1,6 +1,5 @@
 """Changes to finished shards as a careful forger would make them: all papers agree with the new bytes."""
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator

@@ -4,6 +4,7 @@ import io
 import tarfile
 from collections import Counter
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_samples_are_neighbours_of_one_key_and_are_found_again_by_their_range(ta
     samples = list(tar_samples(file))
     assert [sample.key for sample in samples] == [f"{key}{long}" for key in "abc"]
     assert samples[0].start == 0
-    assert all(first.end == second.start for first, second in zip(samples, samples[1:], strict=False))
+    assert all(first.end == second.start for first, second in pairwise(samples))
     for sample in samples:
         wanted = {name.partition(".")[2]: data for name, data in members if name.startswith(f"{sample.key}.")}
         assert read_members(file, sample) == wanted

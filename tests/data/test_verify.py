@@ -1,4 +1,4 @@
-"""`pics-data verify`: papers that disagree, many shards at once, and its lines; members and tars are tested elsewhere."""
+"""`pics-data verify`: papers that disagree, many shards at once, what it says; for tars see test_tar_read."""
 
 import json
 import shutil
@@ -104,7 +104,8 @@ DISAGREEMENTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "rejects that lack one": (
         lambda f: rewrite_table(f / "rejects.parquet", lambda t: t[:-1]), "rejected by the shard's mark"),
     "rejects of nobody": (
-        lambda f: rewrite_table(f / "rejects.parquet", lambda t: pa.concat_tables([t, t[-1:]])), "rejected by no shard"),
+        lambda f: rewrite_table(f / "rejects.parquet", lambda t: pa.concat_tables([t, t[-1:]])),
+        "rejected by no shard"),
     "a plan cut off": (lambda f: (f / "plan" / "000000.parquet").unlink(), "000000.parquet: missing"),
 }  # fmt: skip
 
