@@ -106,6 +106,6 @@ def remove_leftovers(folder: str) -> None:
     if storage.is_remote(folder):
         return
     path = storage.local_path(folder)
-    for leftover in (*path.glob(".*.tmp"), *path.rglob(".*.partial")):
+    for leftover in (*path.rglob(".*.tmp"), *path.rglob(".*.partial")):
         with suppress(FileNotFoundError):
             leftover.unlink()

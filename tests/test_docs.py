@@ -53,7 +53,12 @@ def test_recipes_load_and_their_first_line_is_the_command(recipe, monkeypatch) -
     config = parse(line)
     for key, value in yaml.safe_load(recipe.read_text()).items():
         found = getattr(config, key)
-        assert found == value or str(found) == str(value) or list(map(str, found)) == list(map(str, value))
+        if isinstance(value, list):
+            assert [str(item) for item in found] == [
+                str(type(item)(one)) for item, one in zip(found, value, strict=True)
+            ]
+        else:
+            assert found == value or str(found) == str(value)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -39,6 +39,7 @@ def object_store(bucket: str, seed: int = 0) -> Iterator[Store]:
     """A store with an empty bucket, for the time of a `with` block."""
     import boto3
     from moto.server import DomainDispatcherApplication, create_backend_app
+    from s3fs import S3FileSystem
     from werkzeug.serving import make_server
 
     rng = random.Random(seed)
@@ -64,6 +65,7 @@ def object_store(bucket: str, seed: int = 0) -> Iterator[Store]:
     store.url = f"http://127.0.0.1:{server.server_port}"
     names = {"endpoint_url": store.url, "aws_access_key_id": "someone", "aws_secret_access_key": "secret"}
     boto3.client("s3", region_name="us-east-1", **names).create_bucket(Bucket=bucket)
+    S3FileSystem.clear_instance_cache()  # those of an earlier store know its address
     try:
         yield store
     finally:
