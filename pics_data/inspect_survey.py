@@ -173,7 +173,7 @@ def _apply_rule(
     for i in candidates:
         row = int(at[i])
         photo = f"{table['source'][row].as_py()}/{table['photo_id'][row].as_py()}"
-        if photo not in found:
+        if photo not in found or bad[i] > (-found[photo].value if rule.low else found[photo].value):
             found[photo] = Worst(float(values[i]), photo, place(row))
             added += 1
         if added == NUM_WORST:
@@ -212,6 +212,8 @@ def _pair_names(table: pa.Table, num_objects: NDArray[np.int64]) -> Iterator[tup
     if not pairs.size:
         return
     encoded = pc.dictionary_encode(_flat(table["categories"]))
+    if encoded.null_count:
+        return  # nothing says what these objects are
     names = np.array(encoded.dictionary.to_pylist(), dtype=object)
     rank = np.argsort(np.argsort(names))
     ranks = rank[np.asarray(encoded.indices)]
