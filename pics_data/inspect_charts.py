@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pics_common.charts import bars, histogram
 from pics_common.page import Html, Section, number, section, share, table, tag
+from pics_data.inspect_pictures import licence_in_short
 from pics_data.inspect_read import Found
 from pics_data.inspect_survey import Survey
 
@@ -72,7 +73,10 @@ def photos_section(found: Found) -> Section:
         histogram(num_bytes / 1000, title="Bytes a sample", unit="kB", noun="samples"),
     ]  # fmt: skip
     if survey.counted("license"):
-        charts.insert(2, _top(survey.counted("license"), "Licences of the photos", "samples", top=10))
+        licences: Counter[str] = Counter()
+        for text, count in survey.counted("license").items():
+            licences[licence_in_short(text)] += count
+        charts.insert(2, _top(licences, "Licences of the photos", "samples", top=10))
     return section("Photos", _sources(found), tag("div", *charts, class_="charts"))
 
 

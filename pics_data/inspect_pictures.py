@@ -1,6 +1,7 @@
 """A sample as a picture: the photo with each object's silhouette and box in its own colour, the cut-outs beside it."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,7 +179,7 @@ def _label(index: int, mask: Any, front: bool) -> Html:
 
 def _names(view: View) -> list[str]:
     objects = view.meta.get("objects", [])
-    return [objects[i]["category"] if i < len(objects) else f"object {i + 1}" for i in range(len(view.masks))]
+    return [objects[i]["category"] if i < len(objects) else "object" for i in range(len(view.masks))]
 
 
 def _cutouts(view: View, names: list[str]) -> list[Html]:
@@ -220,7 +221,7 @@ def _details(view: View, names: list[str]) -> list[Html]:
         return [tag("span", f"{width} x {height} px, no metadata"), tag("ul", *lines)]
     origin = f"{meta['source']}, {meta['split']}, {width} x {height} px"
     if meta["photo"]["license"]:
-        origin += f", licence {meta['photo']['license']}"
+        origin += f", licence {licence_in_short(meta['photo']['license'])}"
     lines += [tag("li", _relation_in_words(view, relation)) for relation in _told_relations(meta["relations"])]
     more = tag("li", f"also in the tar: {', '.join(view.others)}", class_="muted") if view.others else ""
     return [tag("span", origin), tag("ul", *lines, more)]
@@ -237,6 +238,13 @@ def _relation_in_words(view: View, relation: Mapping[str, Any]) -> str:
     words = [f"box IoU {relation['box_iou']:.2f}", _meeting(view, relation)]
     words += [f"built as “{relation['label']}”"] if relation.get("label") else []
     return (f"{i + 1} and {j + 1}: " if len(view.masks) > 2 else "") + ", ".join(words)
+
+
+def licence_in_short(text: str) -> str:
+    """A licence's URL as people name it: "CC BY-NC 2.0"; other URLs without their scheme, other text as it is."""
+    if found := re.search(r"creativecommons\.org/licenses/([a-z-]+)/([\d.]+)", text):
+        return f"CC {found[1].upper()} {found[2]}"
+    return re.sub(r"^https?://(www\.)?(.*?)/?$", r"\2", text)
 
 
 def _plural(count: int, plural: str) -> str:

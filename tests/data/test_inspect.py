@@ -23,7 +23,7 @@ from pics_data.config import BuildConfig
 from pics_data.filters import kept
 from pics_data.inspect import inspect_shards
 from pics_data.inspect_bare import spread
-from pics_data.inspect_pictures import COLOURS, View, decode_view, draw_overlay
+from pics_data.inspect_pictures import COLOURS, View, decode_view, draw_overlay, licence_in_short
 from pics_data.inspect_read import Found, read_folder
 from pics_data.inspect_survey import NUM_WORST, Survey, Thinned, add_table
 from pics_data.inspect_warnings import warnings_of
@@ -380,6 +380,13 @@ def test_index_and_folder_that_differ_are_told(copy: Path, tmp_path: Path) -> No
     text = told(page_of(copy, tmp_path))
     assert "train-000001.tar stands in index.json and is not in the folder." in text
     assert "train-000077.tar is in the folder and not in index.json." in text
+
+
+def test_licences_are_named_as_people_name_them() -> None:
+    assert licence_in_short("http://creativecommons.org/licenses/by-nc-sa/2.0/") == "CC BY-NC-SA 2.0"
+    assert licence_in_short("https://www.usa.gov/copyright.shtml") == "usa.gov/copyright.shtml"
+    assert licence_in_short("CC0-1.0") == "CC0-1.0"
+    assert licence_in_short("") == ""
 
 
 def drawn_view(masks: list[tuple[slice, slice]]) -> View:
