@@ -9,7 +9,6 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from pics_common.errors import UserError, require_folder, run_command
 from pics_common.files import write_atomic
+from pics_common.quiet import quiet
 from pics_common.recipe import parse_recipe
 from pics_model.examples import Example
 from pics_model.jobs import Job, JobError, load_job, read_jobs
@@ -76,7 +76,7 @@ def load_model(folder: Path) -> PICSPipeline:
     if not found:
         raise UserError(f"--model {folder}: no model_index.json here or in model/; expected a run or a saved model")
     try:
-        with _quiet_diffusers():
+        with quiet(logging):
             # Safetensors only: without them diffusers would go on to pickles. The other default announces a package
             # that is not needed.
             pipeline = PICSPipeline.from_pretrained(found[0], use_safetensors=True, low_cpu_mem_usage=False)
@@ -84,20 +84,6 @@ def load_model(folder: Path) -> PICSPipeline:
     except (UserError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
         raise UserError(f"--model {found[0]}: cannot be loaded ({error}); save or fetch it again") from None
     return pipeline
-
-
-@contextmanager
-def _quiet_diffusers() -> Iterator[None]:
-    """Without its bar for a load of a second, and its own words on an error that is told in one line."""
-    had_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bar:
-            logging.enable_progress_bar()
 
 
 def job_seed(seed: int, name: str) -> int:

@@ -6,7 +6,6 @@ Shapes: H, W the photo; S the side of the model's input; h, w its low-resolution
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from transformers import Sam2Model, SamModel
 from transformers.utils import logging
 
 from pics_common.errors import UserError
+from pics_common.quiet import quiet
 from pics_data.predict.regions import Box, Mask, clean, clipped, distinct, grid_points, stability
 from pics_data.predict.weights import SAM_HINT, preprocessor_config, read_json, sam_folder
 
@@ -173,7 +173,7 @@ def load(weights: str, device: str, threads: int, settings: PhotoSettings | None
 
 def _load_model(kind: Any, folder: Path) -> Any:
     try:
-        with _quiet():
+        with quiet(logging):
             model, info = kind.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
@@ -197,17 +197,3 @@ def _colour(config: dict[str, Any], name: str, folder: Path) -> list[float]:
     ):
         raise UserError(f"--mask-weights {folder}: preprocessor_config.json: {name} {value}; expected 3 numbers")
     return value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' bar for a load of a second, and its own words on what is told in one line."""
-    had_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bar:
-            logging.enable_progress_bar()

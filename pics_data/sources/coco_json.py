@@ -40,15 +40,7 @@ def photos(
     it. With `boxes_only` annotations need no `segmentation`, nor `area` (that of the box is taken then).
     Raises `UserError` for a missing folder or file, and for a file that is not COCO JSON.
     """
-    if not images:
-        raise UserError(f"--images: expected at least one folder of photos for --source {source}")
-    if not annotations:
-        raise UserError(f"--annotations: expected at least one annotation file for --source {source}")
-    folders = PhotoFolders(images, check_photos)
-    for url in annotations:
-        if storage.file_size(url) is None:
-            kind = "is a folder" if storage.is_folder(url) else "does not exist"
-            raise UserError(f"annotations: {url} {kind}; expected a file of COCO JSON")
+    folders = open_inputs(source, images, annotations, check_photos, "a file of COCO JSON")
     for url in annotations:
         file = AnnotationFile(url)
         yield from (Reject(f"{source}-{r.key}", r.stage, r.reason, r.detail) for r in file.rejects)
@@ -63,6 +55,22 @@ def photos(
                 yield Reject(f"{source}-{id_text(image['id'])}", "plan", "missing photo", name)
             else:
                 yield from _photo(source, file, image, items, path, boxes_only)
+
+
+def open_inputs(
+    source: str, images: Sequence[str], annotations: Sequence[str], check_photos: bool, expected: str
+) -> PhotoFolders:
+    """The folders of photos. Raises `UserError` where they or the annotation files, `expected`, are not there."""
+    if not images:
+        raise UserError(f"--images: expected at least one folder of photos for --source {source}")
+    if not annotations:
+        raise UserError(f"--annotations: expected {expected} for --source {source}")
+    folders = PhotoFolders(images, check_photos)
+    for url in annotations:
+        if storage.file_size(url) is None:
+            kind = "is a folder" if storage.is_folder(url) else "does not exist"
+            raise UserError(f"annotations: {url} {kind}; expected {expected}")
+    return folders
 
 
 def _photo(

@@ -12,7 +12,16 @@ from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.labels import Region, label_instances, read_labels
 from pics_data.records import Instance, Photo, Reject, RejectError
-from pics_data.sources.coco_json import AnnotationFile, check_box, id_text, plain_names, read_area, read_box, text_of
+from pics_data.sources.coco_json import (
+    AnnotationFile,
+    check_box,
+    id_text,
+    open_inputs,
+    plain_names,
+    read_area,
+    read_box,
+    text_of,
+)
 from pics_data.sources.photo_folders import PhotoFolders
 
 SOURCE = "coco_panoptic"
@@ -26,15 +35,7 @@ def photos(images: Sequence[str], annotations: Sequence[str], check_photos: bool
     its photo goes on without it. Raises `UserError` for a missing folder or file, and for one that is not COCO
     panoptic JSON.
     """
-    if not images:
-        raise UserError(f"--images: expected at least one folder of photos for --source {SOURCE}")
-    if not annotations:
-        raise UserError(f"--annotations: expected at least one annotation file for --source {SOURCE}")
-    folders = PhotoFolders(images, check_photos)
-    for url in annotations:
-        if storage.file_size(url) is None:
-            kind = "is a folder" if storage.is_folder(url) else "does not exist"
-            raise UserError(f"annotations: {url} {kind}; expected a file like panoptic_train2017.json")
+    folders = open_inputs(SOURCE, images, annotations, check_photos, "a file like panoptic_train2017.json")
     for url in annotations:
         yield from _photos_of(AnnotationFile(url), folders, PhotoFolders([_label_folder(url)], check_photos))
 
