@@ -132,7 +132,7 @@ def kill_while_retrying(bench: Bench, scenario: Scenario) -> None:
         path.symlink_to(whole)
     again = Build(bench, scenario, "retried", "--workers", "2", "--retry-rejects")
     again.out = build.out
-    for kind in ("session", "worker", "driver", "session"):
+    for kind in ("session", "driver", "session", "worker"):
         run = again.start()
         before = _times(build.out)
         begun = lambda before=before, out=build.out: _times(out) != before  # noqa: E731

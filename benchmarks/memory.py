@@ -1,7 +1,7 @@
 """Does the memory of any process grow while a long build runs?
 
     python benchmarks/memory.py shards [--shards 160] [--shard-samples 30] [--workers 2]
-    python benchmarks/memory.py window [--counts 1000 4096 8192]
+    python benchmarks/memory.py window [--counts 1000 4096 12288]
 
 `shards` builds photos of 640 x 480 with the real command, and reads twice a second what the driver, each worker and
 Ray's daemons hold; it prints that by the number of whole shards, and the growth over the last 50. `window` builds
@@ -61,9 +61,6 @@ class Watched:
         """The median of what a process held while `low` to `high` shards were whole, in MB."""
         mb = [value for shards, value in self.looks[name] if low <= shards < high]
         return float(np.median(mb)) if mb else None
-
-    def peak(self, name: str) -> float:
-        return max(value for _, value in self.looks[name])
 
 
 def pss_mb(pid: int) -> float | None:
@@ -160,23 +157,28 @@ def shards(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def window(arguments: argparse.Namespace, folder: Path) -> None:
-    """Prints what the driver holds at most when it has built so many shards of one tiny sample."""
-    rows = [["shards", "driver before the first", "driver at most", "KB a shard", "shards/s"]]
+    """Prints what the driver holds at most in each window of shards of one tiny sample, for builds of several sizes."""
+    most: dict[int, list[float]] = {}
     for count in arguments.counts:
         place = folder / str(count)
         place.mkdir()
         inputs = repeated(place, count, 64, 48)
         out = place / "shards"
         settings = ["--out", str(out), "--shard-samples", "1", "--object-size", "16", "--workers", "2"]
-        seen = watch(["build", "--source", "coco", *inputs, *settings, "--val-fraction", "0"], out, place / "log")
-        before = max(mb for whole, mb in seen.looks["driver"] if not whole)
-        peak = seen.peak("driver")
-        known = min(count, WINDOW)
-        row = (count, f"{before:.0f} MB", f"{peak:.0f} MB", f"{(peak - before) * 1024 / known:.1f}")
-        rows.append([*map(str, row), f"{count / seen.seconds:.0f}"])
+        argv = ["build", "--source", "coco", *inputs, *settings, "--val-fraction", "0"]
+        looks = at_work(watch(argv, out, place / "log"), count).looks["driver"]
+        windows = [[mb for whole, mb in looks if whole // WINDOW == i] for i in range(-(-count // WINDOW))]
+        most[count] = [max(window, default=0.0) for window in windows]
         shutil.rmtree(place)
-    print(f"the driver's memory (PSS); Ray knows of {WINDOW} shards at a time\n")
+    print(f"MB (PSS) of the driver at most; Ray knows of {WINDOW} shards at a time\n")
+    width = max(len(windows) for windows in most.values())
+    rows = [["shards", *(f"window {i + 1}" for i in range(width))]]
+    for count, windows in most.items():
+        rows.append([str(count), *(f"{mb:.0f}" for mb in windows), *[""] * (width - len(windows))])
     print_table(rows)
+    (few, first), (many, second) = sorted((min(count, WINDOW), windows[0]) for count, windows in most.items())[:2]
+    if many > few:
+        print(f"\n{(second - first) * 1024 / (many - few):.1f} KB of each shard that Ray knows of at a time")
 
 
 def print_table(rows: list[list[str]]) -> None:
@@ -191,7 +193,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=160)
     parser.add_argument("--shard-samples", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 4096, 8192])
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 4096, 12288])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pics-memory-") as folder:
         {"shards": shards, "window": window}[arguments.what](arguments, Path(folder))
