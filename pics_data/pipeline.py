@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import socket
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from pics_data.records import Composition, Reject, Sample
 from pics_data.shards import ShardMark, read_mark, write_shard
 
 MAX_RETRIES = 3  # of a shard whose worker died; Ray's own default here is without end
+PAUSES = (1.0, 5.0)  # seconds, before a shard whose files could not be read or written is tried again
 WINDOW = 4096  # shards that Ray knows of at a time: its driver keeps some 20 KB of each
 CONNECT_SECONDS = 10.0
 GO_ON = "whole shards are kept, run the same command again to go on"
@@ -142,10 +144,15 @@ def _run(
     ray: Any, window: list[Todo], plan_folder: str, folder: str, configs: list[BuildConfig], workers: int
 ) -> Iterator[tuple[int, ShardMark]]:
     def work(row: dict[str, Any]) -> dict[str, Any]:
-        config = configs[row["member"]]
-        mark = build_shard(
-            row["number"], row["shard"], plan_folder, folder, config, row.get("masks", b""), is_second_attempt()
-        )
+        config, masks = configs[row["member"]], row.get("masks", b"")
+        for pause in (*PAUSES, None):
+            try:
+                mark = build_shard(row["number"], row["shard"], plan_folder, folder, config, masks, is_second_attempt())
+                break
+            except OSError:  # a disk or a network that fails for a moment
+                if pause is None:
+                    raise
+                time.sleep(pause)
         return {"number": row["number"], "mark": orjson.dumps(asdict(mark))}
 
     items = [{"number": number, "shard": shard, "member": member} for number, shard, member in window]

@@ -69,6 +69,16 @@ def test_kills_at_random_moments_while_some_tasks_fail_lose_and_double_nothing(
     assert differences(out, digests_of_all(tmp_path / "plain")) == []
 
 
+def test_a_disk_that_fails_for_moments_costs_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = damaged_set(tmp_path / "drawn", num_photos=60)
+    plain(drawn, tmp_path / "plain")
+    monkeypatch.setenv("PICS_FAULTS_LOG", str(tmp_path / "faults"))
+    out = tmp_path / "shards"
+    assert build_and_wait(drawn.argv(out, *SETTINGS), faults="raise:0.15:2") == 0
+    assert (tmp_path / "faults").read_text(), "no task was made to fail"
+    assert differences(out, digests_of_all(tmp_path / "plain")) == []
+
+
 def test_a_photo_that_kills_its_workers_is_rejected_and_its_neighbours_are_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
