@@ -85,7 +85,8 @@ def test_a_photo_that_kills_its_workers_is_rejected_and_its_neighbours_are_built
     drawn = damaged_set(tmp_path / "drawn", num_photos=40)
     monkeypatch.setenv("PICS_FAULTS_LOG", str(tmp_path / "faults"))
     out = tmp_path / "shards"
-    assert build_and_wait(drawn.argv(out, *SETTINGS), tmp_path / "log", "photo:1035") == 0, (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    assert build_and_wait(drawn.argv(out, *SETTINGS), log, "photo:1035") == 0, log.read_text()
     deaths = (tmp_path / "faults").read_text().splitlines()
     assert len(deaths) == 3  # the worker, and twice the process beside the next worker
     rejects = {row["key"].split("-")[1]: row for row in pq.read_table(out / "rejects.parquet").to_pylist()}
