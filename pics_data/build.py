@@ -100,8 +100,10 @@ def _build(config: BuildConfig, members: list[Member], plan: Plan) -> BuildResul
     )
     made, seconds = 0, 0.0
     if todo:
-        made, seconds = _make_shards(config, members, plan, ledger, plan.num_samples - _samples_of(ledger, again))
-        remove_leftovers(folder)  # of workers that died on the way, and whose shards others made
+        try:
+            made, seconds = _make_shards(config, members, plan, ledger, plan.num_samples - _samples_of(ledger, again))
+        finally:
+            remove_leftovers(folder)  # of workers that died on the way
     result = _planned_result(plan, config)
     result.samples, result.num_bytes = int(ledger.nsamples.sum()), int(ledger.num_bytes.sum())
     result.shards, result.kept_shards = int((ledger.nsamples > 0).sum()), kept

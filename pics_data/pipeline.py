@@ -30,7 +30,7 @@ from pics_data.shards import ShardMark, read_mark, write_shard
 
 MAX_RETRIES = 3  # of a shard whose worker died; Ray's own default here is without end
 PAUSES = (1.0, 5.0)  # seconds, before a shard whose files could not be read or written is tried again
-WINDOW = 4096  # shards that Ray knows of at a time: its driver keeps some 20 KB of each
+WINDOW = 4096  # shards that Ray knows of at a time: its driver keeps some 10 KB of each
 CONNECT_SECONDS = 10.0
 GO_ON = "whole shards are kept, run the same command again to go on"
 Todo = tuple[int, str, int]  # number, name and member of a shard

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,10 +19,12 @@ from pics_data.planning import install
 from pics_data.records import Composition, Photo, Reject
 from pics_data.sources import records_of
 
+FOLDERS = TemporaryDirectory(prefix="pics-test-")  # goes with the process
+
 
 def plan_of(records: Iterable[Photo | Reject], config: BuildConfig, folder: Path | None = None) -> Plan:
     """The plan of `records` in `folder`, or in one of its own."""
-    folder = folder or Path(mkdtemp(prefix="pics-test-"))
+    folder = folder or Path(mkdtemp(dir=FOLDERS.name))
     folder.mkdir(exist_ok=True, parents=True)
     return make_plan([Member("", 1.0, config)], lambda _: records, config, folder)
 
@@ -50,7 +52,7 @@ def build_plainly(config: BuildConfig, *, backwards: bool = False) -> Plan:
     """Builds what `config` says, last shard first if `backwards`."""
     members = members_of(config)
     config = replace(config, out=storage.absolute(config.out))
-    plan = make_plan(members, lambda m: records_of(m.config), config, Path(mkdtemp(prefix="pics-test-")))
+    plan = make_plan(members, lambda m: records_of(m.config), config, Path(mkdtemp(dir=FOLDERS.name)))
     plan = install(plan, config, members)
     ledger = Ledger(plan.num_shards)
     shards = list(shards_of(plan, members))
