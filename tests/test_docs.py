@@ -19,7 +19,8 @@ RECIPES = sorted((ROOT / "pipelines").glob("*.yaml"))
 
 
 def commands(text: str) -> list[str]:
-    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    blocks = [block for language, block in fenced if language in ("", "bash")]
     lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith(". ")]
 
