@@ -1,7 +1,7 @@
 """A Ray cluster of several nodes on this machine, in a process of its own: `python cluster_for_tests.py`.
 
-It prints the cluster's address; a line on stdin kills a node, the end of stdin ends the cluster. In the tests' own
-process, Ray would keep a client that, when the cluster is gone, ends the process a minute or two later.
+It prints the cluster's address; a line on stdin kills a node, the end of stdin ends the cluster. So nothing of Ray's
+clients of a cluster that is gone is left in the tests' own process.
 """
 
 import subprocess

@@ -106,6 +106,7 @@ def test_killed_half_way_in_a_store(store: Store, drawn: DrawnSet, expected: dic
     while len(list(storage.list_names(f"{out}/parts"))) < 6:
         assert driver.poll() is None, "the build ended before it could be killed"
         assert time.monotonic() < deadline
+        time.sleep(0.1)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     assert storage.file_size(f"{out}/index.json") is None
