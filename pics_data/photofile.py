@@ -22,7 +22,10 @@ Image.MAX_IMAGE_PIXELS = None  # whoever decodes has a limit of its own, and che
 MAX_PIXELS = 100_000_000  # of a picture in a shard
 MAX_BYTES = 2**29  # of a picture's file: 100 megapixels take 300 MB uncompressed
 ORIENTATION = 0x0112  # EXIF
-# What Pillow's decoders raise on broken files; OverflowError and TypeError on malformed EXIF.
+# Pillow knows formats besides that nobody's photos are in: one of them starts another program, others are seldom tried
+# on broken files. MPO comes with JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM")
+# What Pillow's decoders of these raise on broken files; OverflowError and TypeError on malformed EXIF.
 BROKEN = (
     OSError,
     SyntaxError,
@@ -31,6 +34,7 @@ BROKEN = (
     IndexError,
     KeyError,
     OverflowError,
+    RuntimeError,
     TypeError,
     struct.error,
     zlib.error,
@@ -125,7 +129,7 @@ SWAPPED = (5, 6, 7, 8)  # width and height change places
 def _open(photo: Photo, data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     """The picture with its header read, and EXIF's orientation; nothing is decoded yet."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             raise RejectError("photo too large", f"{photo.path}: {width} x {height} pixels, limit {max_pixels}")

@@ -9,7 +9,7 @@ from itertools import groupby
 from PIL import Image
 
 from pics_common import storage
-from pics_data.photofile import BROKEN, ORIENTATION, check_file, what_is_wrong
+from pics_data.photofile import BROKEN, FORMATS, ORIENTATION, check_file, what_is_wrong
 from pics_data.records import Photo, Reject, RejectError
 from pics_data.sources.annotated_files import plain
 
@@ -79,7 +79,7 @@ def photo_size(url: str) -> tuple[int, int]:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         width, height = picture.size
         # Without EXIF in the header, `getexif` would look for it behind the pixels.
         turned = "exif" in picture.info and picture.getexif().get(ORIENTATION, 1) in TURNED
