@@ -115,7 +115,8 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
         raise RejectError("malformed polygon", f"expected [x, y, x, y, x, y, ...], found {size} values")
     if not are_finite(polygon):
         wrong = next(value for value in polygon if not are_finite([value]))
-        raise RejectError("malformed polygon", f"coordinate {str(wrong)[:40]}")
+        shown = repr(wrong)[:40] if isinstance(wrong, int | float | str) else type(wrong).__name__
+        raise RejectError("malformed polygon", f"coordinate {shown}")
     # The rasteriser's memory grows with the outline's length: nobody draws a photo's width beyond the photo.
     if min(polygon) < -max(height, width) or max(polygon) > 2 * max(height, width):
         raise RejectError("malformed polygon", "coordinates far outside of the photo")
@@ -134,7 +135,9 @@ def are_finite(values: list[Any]) -> bool:
 def _rle_mask(rle: dict[str, Any], height: int, width: int) -> Mask:
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
-        raise RejectError("mask size mismatch", f"RLE of {str(size)[:40]}, photo of [{height}, {width}]")
+        is_size = isinstance(size, list) and set(map(type, size)) <= {int}
+        found = str(size)[:40] if is_size else "no size"
+        raise RejectError("mask size mismatch", f"RLE of {found}, photo of [{height}, {width}]")
     if isinstance(counts, str):
         runs = rle_runs(counts)
     elif isinstance(counts, list) and set(map(type, counts)) <= {int} and _fit_int64(counts):

@@ -317,7 +317,8 @@ def _rle_size(labels: list[Any]) -> tuple[int, int] | None:
         rle = label.get("rle") if isinstance(label, dict) else None
         size = rle.get("size") if isinstance(rle, dict) else None
         if isinstance(size, list) and len(size) == 2 and all(type(v) is int and v > 0 for v in size):
-            return size[0], size[1]
+            if size[0] * size[1] <= MAX_PIXELS:
+                return size[0], size[1]
     return None
 
 
