@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from tests.data.damaged_for_tests import (
     UNTURN,
@@ -80,7 +80,7 @@ class Kind:
     beside: tuple[str, ...] = ()
     nameless: tuple[str, ...] = ()
     is_exact: bool = True  # the sample shows what was drawn
-    count: int = 0  # photos of this kind; 0: as many as of most
+    count: int = 0  # photos of this kind; 0: as many as of most, -1: none
 
 
 def kind(name: str, damage: Damage, *outcomes: str, **more: Any) -> Kind:
@@ -95,6 +95,7 @@ def marked(byte: int) -> Callable[[bytes], int]:
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 NOISE = np.random.Generator.bytes
 MAYBE = ("sample", "broken photo")
+AVIF = 3 if features.check("avif") else -1  # photos, where Pillow has a decoder
 
 FILES = [
     kind("no bytes", contents(lambda draft: b""), "broken photo"),
@@ -115,7 +116,9 @@ FILES = [
     kind("text", contents(lambda draft: b"photo %d" % draft.number), "broken photo"),
     kind("a web page", contents(lambda draft: b"<!DOCTYPE html><title>404 Not Found</title>" * 9), "broken photo"),
     kind("gzip", contents(lambda draft: gzip.compress(draft.data)), "broken photo"),
-    kind("EPS", contents(lambda draft: encoded(draft.shown, "EPS")), "broken photo", "unreadable photo"),
+    kind("EPS", contents(lambda draft: encoded(draft.shown, "EPS")), "broken photo"),
+    kind("DDS", contents(lambda draft: encoded(draft.shown, "DDS")), "broken photo"),
+    kind("AVIF, cut", contents(lambda draft: encoded(draft.shown, "AVIF")[:-200]), "broken photo", count=AVIF),
     kind("a huge file", instead(make_sparse), "photo too large", "unreadable photo", count=2),
     kind("bytes after its end", contents(lambda draft: draft.data + draft.rng.bytes(5000)), "sample"),
 ]
@@ -124,6 +127,7 @@ FORMATS = [
     kind("WebP", picture("WEBP", lossless=True), "sample"),
     kind("GIF", picture("GIF", lambda image: image.quantize(128)), "sample"),
     kind("BMP", picture("BMP"), "sample"),
+    kind("AVIF", contents(lambda draft: encoded(draft.shown, "AVIF", quality=100)), "sample", count=AVIF),
     kind("TIFF", picture("TIFF", compression="tiff_lzw"), "sample"),
     kind("grey JPEG", picture("JPEG", lambda image: image.convert("L"), quality=95), "sample"),
     kind("grey PNG", picture("PNG", lambda image: image.convert("L")), "sample"),
