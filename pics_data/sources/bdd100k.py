@@ -316,8 +316,9 @@ def _rle_size(labels: list[Any]) -> tuple[int, int] | None:
     for label in labels:
         rle = label.get("rle") if isinstance(label, dict) else None
         size = rle.get("size") if isinstance(rle, dict) else None
-        is_size = isinstance(size, list) and len(size) == 2 and all(type(v) is int and v > 0 for v in size)
-        if is_size and size[0] * size[1] <= MAX_PIXELS:
+        if not isinstance(size, list) or len(size) != 2 or not all(type(v) is int and v > 0 for v in size):
+            continue
+        if size[0] * size[1] <= MAX_PIXELS:
             return size[0], size[1]
     return None
 
