@@ -35,7 +35,12 @@ class ConvObjectEncoder(ModelMixin, ConfigMixin):
 
     def no_object(self, like: Tensor) -> Tensor:
         """The code of an all-zero picture, [1, M, D]: the unconditional branch of guidance."""
-        size = self.config.resolution
-        images = torch.zeros(1, 4, size, size, device=like.device, dtype=like.dtype)
-        images[:, :3] = -1
-        return self(images)
+        codes: Tensor = self(nothing(self.config.resolution, like))
+        return codes
+
+
+def nothing(resolution: int, like: Tensor) -> Tensor:
+    """The picture of no object, [1, 4, S, S]: black and transparent. Its code is the unconditional branch's."""
+    images = like.new_zeros(1, 4, resolution, resolution)
+    images[:, :3] = -1
+    return images
