@@ -6,7 +6,6 @@ never the latent: its first convolution is zero and stays so, which makes "repla
 
 from typing import Any
 
-import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.attention import BasicTransformerBlock
@@ -22,8 +21,9 @@ class Backbone(ModelMixin, ConfigMixin):
     """eps, v or x0 (as trained) from a noisy latent, a hint and the objects of the picture.
 
     `latent_channels` and the sizes are diffusers' own words: `block_out_channels` per level, `attention_levels` says
-    which levels hold transformer blocks, `head_channels` is the width of a head. `hint_channels` has an entry for
-    every halving from hint to latent, and one more. `overlap`, `tau` and `placement` are the interaction block's.
+    which levels hold transformer blocks, `transformer_depth` how many at a place, `head_channels` is the width of a
+    head. `hint_channels` has an entry for every halving from hint to latent, and one more. `overlap`, `tau`
+    and `placement` are the interaction block's.
     """
 
     _supports_gradient_checkpointing = True
@@ -42,6 +42,7 @@ class Backbone(ModelMixin, ConfigMixin):
         overlap: OverlapForm = "blend",
         tau: float = 0.5,
         placement: bool = True,
+        transformer_depth: int = 1,
     ) -> None:
         super().__init__()
         heads = tuple(channels // head_channels for channels in block_out_channels)
@@ -56,6 +57,7 @@ class Backbone(ModelMixin, ConfigMixin):
             "cross_attention_dim": code_channels,
             "attention_head_dim": heads,  # diffusers means the number of heads
             "use_linear_projection": True,
+            "transformer_layers_per_block": transformer_depth,
         }
         self.unet = UNet2DConditionModel(out_channels=latent_channels, up_block_types=up, **shared)
         self.controlnet = ControlNetModel(
@@ -90,6 +92,17 @@ def replace_blocks(model: nn.Module, code_channels: int, overlap: OverlapForm, t
     return len(stock)
 
 
+def interaction_layers(model: nn.Module) -> list[str]:
+    """Names of the interaction blocks of a backbone, in the order in which they run."""
+    names = [name for name, module in model.named_modules() if isinstance(module, InteractionBlock)]
+    stages = {"controlnet": 0, "down_blocks": 0, "mid_block": 1, "unet": 1, "up_blocks": 2}
+
+    def place(name: str) -> list[int]:
+        return [int(part) if part.isdigit() else stages.get(part, 0) for part in name.split(".")]
+
+    return sorted(names, key=place)
+
+
 def init_from_scratch(backbone: Backbone) -> None:
     """ControlNet branches start from zero to protect a trained U-Net; where nothing is trained yet, that only costs
     steps. Gives the zero convolutions an ordinary start."""
@@ -105,13 +118,3 @@ def init_from_scratch(backbone: Backbone) -> None:
 def num_parameters(module: nn.Module) -> int:
     """Weights of a module, frozen ones included."""
     return sum(p.numel() for p in module.parameters())
-
-
-def pixels_to_latent(pixels: Tensor, patch: int) -> Tensor:
-    """[B, 3, R, R] -> [B, 3 * patch ** 2, R / patch, R / patch]: the exact, weightless "autoencoder" of `tiny`."""
-    return torch.nn.functional.pixel_unshuffle(pixels, patch)
-
-
-def latent_to_pixels(latent: Tensor, patch: int) -> Tensor:
-    """The inverse of `pixels_to_latent`."""
-    return torch.nn.functional.pixel_shuffle(latent, patch)

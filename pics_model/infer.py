@@ -77,9 +77,9 @@ def load_model(folder: Path) -> PICSPipeline:
         raise UserError(f"--model {folder}: no model_index.json here or in model/; expected a run or a saved model")
     try:
         with quiet(logging):
-            # Safetensors only: without them diffusers would go on to pickles. The other default announces a package
-            # that is not needed.
-            pipeline = PICSPipeline.from_pretrained(found[0], use_safetensors=True, low_cpu_mem_usage=False)
+            # Safetensors only: without them diffusers would go on to pickles.
+            pipeline = PICSPipeline.from_pretrained(found[0], use_safetensors=True)
+        pipeline.set_progress_bar_config(disable=True)
         pipeline.framing  # noqa: B018  # refuses settings that cannot work
     except (UserError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
         raise UserError(f"--model {found[0]}: cannot be loaded ({error}); save or fetch it again") from None
@@ -105,8 +105,8 @@ def compose_jobs(
                 loaded.append((job, error))
         good = [(job, example) for job, example in loaded if isinstance(example, Example)]
         seeds = [job_seed(config.seed, job.name) for job, _ in good]
-        pictures = pipeline([example for _, example in good], seeds, config.steps, config.guidance) if good else []
-        made = iter(pictures)
+        examples = [example for _, example in good]
+        made = iter(pipeline.compose_examples(examples, seeds, config.steps, config.guidance)[0] if good else [])
         for job, example in loaded:
             yield job, example if isinstance(example, JobError) else next(made)
 

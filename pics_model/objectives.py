@@ -4,13 +4,21 @@ With x_t = a_t x_0 + s_t n (diffusers' schedulers hold a_t and s_t): noise predi
 v = a_t n - s_t x_0 (Salimans & Ho 2022, section 4), sample prediction x_0.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
 TimestepRule = Literal["uniform", "published"]
+
+
+def objective_of(scheduler: Any) -> str:
+    """What a model must predict for `scheduler`: epsilon, v_prediction, sample or flow."""
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return "flow"
+    said: str = scheduler.config.get("prediction_type", "epsilon")
+    return "flow" if said == "flow_prediction" else said
 
 
 def objective_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -40,15 +40,24 @@ def _open(data: bytes, name: str, upright: bool) -> Image.Image:
 
 def read_photo(data: bytes, name: str, upright: bool = False) -> NDArray[np.uint8]:
     """[H, W, 3] uint8."""
-    return np.asarray(_open(data, name, upright).convert("RGB"))
+    return as_photo(_open(data, name, upright))
+
+
+def as_photo(picture: Image.Image) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 of a decoded picture of any mode."""
+    return np.asarray(_eight_bit(picture).convert("RGB"))
 
 
 def read_mask(data: bytes, name: str, size: tuple[int, int], upright: bool = False) -> NDArray[np.bool_]:
+    """[H, W] bool: see `as_mask`."""
+    return as_mask(_open(data, name, upright), name, size)
+
+
+def as_mask(picture: Image.Image, name: str, size: tuple[int, int]) -> NDArray[np.bool_]:
     """[H, W] bool from a picture of any mode: grey above 127 is object, unless it is transparent.
 
     `size` is the photo's (H, W). Raises `UserError` if the mask has another, or if nothing is set.
     """
-    picture = _open(data, name, upright)
     if (picture.height, picture.width) != size:
         raise UserError(
             f"{name}: mask of {picture.width} x {picture.height} pixels, its photo has {size[1]} x {size[0]}; "
@@ -67,12 +76,16 @@ def read_mask(data: bytes, name: str, size: tuple[int, int], upright: bool = Fal
 
 
 def read_object(data: bytes, name: str, upright: bool = False, on_white: bool = False) -> NDArray[np.uint8]:
+    """An object picture, [H, W, 4] uint8 RGBA with the colour on white: see `as_object`."""
+    return as_object(_open(data, name, upright), name, on_white)
+
+
+def as_object(picture: Image.Image, name: str, on_white: bool = False) -> NDArray[np.uint8]:
     """An object picture, [H, W, 4] uint8 RGBA with the colour on white.
 
     `on_white` says that a picture with alpha has its colour on white already, as in shards. One without alpha is
-    taken to be a cut-out on white: see `alpha_from_white`.
+    taken to be a cut-out on white: see `alpha_from_white`. Raises `UserError` if all of it is transparent.
     """
-    picture = _open(data, name, upright)
     if not picture.has_transparency_data:
         rgb = np.asarray(_eight_bit(picture).convert("RGB"))
         return np.dstack([rgb, alpha_from_white(rgb)])

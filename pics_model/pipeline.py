@@ -3,42 +3,87 @@
 `save_pretrained` writes a folder of safetensors and JSON, `from_pretrained` reads it; nothing is unpickled.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from pics_model.backbone import Backbone, latent_to_pixels
+from pics_common.errors import UserError
+from pics_model.arguments import Box, Picture, example_of, requests_of
+from pics_model.autoencoder import decode_latent, encode_pixels, latent_stride
+from pics_model.backbone import interaction_layers
 from pics_model.examples import Example
 from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, paste_back
 from pics_model.interaction import Interactions
-from pics_model.object_encoder import ConvObjectEncoder
+from pics_model.object_encoder import nothing
+from pics_model.objectives import objective_of
+from pics_model.readout import Readout, read_out
+
+StepCallback = Callable[["PICSPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+@dataclass
+class PICSOutput(BaseOutput):
+    """`images`: a picture for each background, at its size. `interactions`: for each picture what every block decided
+    in every step, or None if that was not asked for."""
+
+    images: list[Any]
+    interactions: list[list[Readout]] | None = None
+
+
+@dataclass(slots=True)
+class Sampled:
+    """Pictures [B, 3, R, R] in [-1, 1], their latents [B, L, n, n], and readouts for each picture if asked for."""
+
+    pictures: Tensor
+    latents: Tensor
+    readouts: list[list[Readout]]
 
 
 class PICSPipeline(DiffusionPipeline):
-    """Parts: `backbone`, `object_encoder`, `scheduler`. Settings: `preset` (a name), `patch` (pixels a side of a
-    latent), `guidance` and `steps` (what sampling uses unless told otherwise), `framing` (of `FramingSettings`)."""
+    """Parts: `backbone`, `object_encoder`, `scheduler`, and `autoencoder`, where the model works on latents of one.
 
-    model_cpu_offload_seq = "object_encoder->backbone"
+    Settings: `preset` (a name), `patch` (pixels a side of a latent where there is no autoencoder), `guidance` and
+    `steps` (what sampling uses unless told otherwise), `framing` (of `FramingSettings`), `objective` (what the model
+    learned to say; any scheduler that speaks of the same can be put in the place of `scheduler`).
+    """
+
+    model_cpu_offload_seq = "object_encoder->backbone->autoencoder"
+    _optional_components: ClassVar[list[str]] = ["autoencoder"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(
         self,
-        backbone: Backbone,
-        object_encoder: ConvObjectEncoder,
-        scheduler: DDIMScheduler,
+        backbone: ModelMixin,
+        object_encoder: ModelMixin,
+        scheduler: SchedulerMixin,
+        autoencoder: AutoencoderKL | None = None,
         preset: str = "",
         patch: int = 4,
         guidance: float = 1.0,
         steps: int = 20,
         framing: dict[str, Any] | None = None,
+        objective: str = "",
     ) -> None:
         super().__init__()
-        self.register_modules(backbone=backbone, object_encoder=object_encoder, scheduler=scheduler)
-        self.register_to_config(preset=preset, patch=patch, guidance=guidance, steps=steps, framing=framing or {})
+        self.register_modules(
+            backbone=backbone, object_encoder=object_encoder, scheduler=scheduler, autoencoder=autoencoder
+        )
+        self.register_to_config(
+            preset=preset, patch=patch, guidance=guidance, steps=steps, framing=framing or {},
+            objective=objective or objective_of(scheduler),
+        )  # fmt: skip
 
     @property
     def framing(self) -> FramingSettings:
@@ -47,62 +92,195 @@ class PICSPipeline(DiffusionPipeline):
 
     def encode(self, batch: Batch) -> Interactions:
         """The objects of a batch, ready for the backbone."""
-        codes = self.object_encoder(object_pixels(batch.objects.flatten(0, 1)))
+        pixels = object_pixels(batch.objects.flatten(0, 1)).to(self.object_encoder.dtype)
+        codes = self.object_encoder(pixels)
         return Interactions(codes.unflatten(0, batch.objects.shape[:2]), batch.regions, batch.object_boxes)
+
+    def no_object(self, like: Tensor) -> Tensor:
+        """The code of an empty picture, [1, M, D] on the device of `like`: what guidance moves away from."""
+        size = self.framing.object_resolution
+        codes: Tensor = self.object_encoder(nothing(size, like).to(self.object_encoder.dtype))
+        return codes
+
+    def to_latent(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] in [-1, 1] -> [B, L, n, n]."""
+        return encode_pixels(self.autoencoder, self.config.patch, pixels)
+
+    def to_pixels(self, latent: Tensor) -> Tensor:
+        """[B, L, n, n] -> [B, 3, R, R], about -1 to 1."""
+        return decode_latent(self.autoencoder, self.config.patch, latent)
+
+    @property
+    def latent_shape(self) -> torch.Size:
+        """(L, n, n)."""
+        side = self.framing.resolution // latent_stride(self.autoencoder, self.config.patch)
+        return torch.Size((self.backbone.config.latent_channels, side, side))
 
     @torch.no_grad()
     def sample(
-        self, batch: Batch, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
-    ) -> Tensor:
-        """Pictures [B, 3, R, R] in [-1, 1] for a batch on this pipeline's device; each depends on its own seed only."""
+        self,
+        batch: Batch,
+        generators: Sequence[torch.Generator],
+        steps: int | None = None,
+        guidance: float | None = None,
+        callback: StepCallback | None = None,
+        read: bool = False,
+    ) -> Sampled:
+        """Makes the pictures of a batch on this pipeline's device; each depends on its own generator only."""
         steps = self.config.steps if steps is None else steps
         guidance = self.config.guidance if guidance is None else guidance
-        where = hint(batch.target, batch.regions, batch.valid)
-        objects = self.encode(batch)
-        if guidance != 1.0:
-            none = self.object_encoder.no_object(where).expand_as(objects.codes.flatten(0, 1)).view_as(objects.codes)
-            objects.codes = torch.cat([objects.codes, none])
-            objects.regions = torch.cat([objects.regions] * 2)
-            objects.boxes = None if objects.boxes is None else torch.cat([objects.boxes] * 2)
-            where = torch.cat([where] * 2)
-        objects.keep = True
-        side = self.framing.resolution // self.config.patch
-        shape = (self.backbone.config.latent_channels, side, side)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        latent = torch.stack(noise).to(where)
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(steps, device=where.device)
-        for timestep in scheduler.timesteps:
-            double = latent if guidance == 1.0 else torch.cat([latent] * 2)
-            answer = self.backbone(double, timestep, where, objects)
+        dtype, device = self.backbone.dtype, batch.target.device
+        where = hint(batch.target, batch.regions, batch.valid).to(dtype)
+        objects = self._objects(batch, guidance != 1.0)
+        where = torch.cat([where] * (len(objects.codes) // len(where)))
+        scheduler = self._fresh_scheduler(steps, device)
+        shape = torch.Size((len(generators), *self.latent_shape))
+        latents = randn_tensor(shape, list(generators), device, dtype) * getattr(scheduler, "init_noise_sigma", 1.0)
+        readouts: list[list[Readout]] = [[] for _ in generators]
+        # Schedulers that draw noise of their own draw each picture's from its own generator.
+        draws = "generator" in inspect.signature(scheduler.step).parameters
+        extra: dict[str, Any] = {"generator": list(generators)} if draws else {}
+        for number, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
+            scaled = latents
+            if hasattr(scheduler, "scale_model_input"):
+                scaled = scheduler.scale_model_input(latents, timestep)
+            objects.readings = [] if read else None
+            answer = self.backbone(torch.cat([scaled] * (len(where) // len(scaled))), timestep, where, objects)
             if guidance != 1.0:
                 answer, without = answer.chunk(2)
                 answer = without + guidance * (answer - without)
-            latent = scheduler.step(answer, timestep, latent).prev_sample
-        return latent_to_pixels(latent, self.config.patch).clamp(-1, 1)
+            if objects.readings is not None:
+                layers, counts = interaction_layers(self.backbone), batch.num_objects.tolist()
+                new = read_out(objects.readings, layers, number, float(timestep), counts)
+                readouts = [old + more for old, more in zip(readouts, new, strict=True)]
+            latents = scheduler.step(answer, timestep, latents, **extra).prev_sample
+            if callback is not None:
+                latents = (callback(self, number, timestep, {"latents": latents}) or {}).get("latents", latents)
+        return Sampled(self.to_pixels(latents).clamp(-1, 1), latents, readouts)
+
+    def _objects(self, batch: Batch, guided: bool) -> Interactions:
+        """The batch's objects; if `guided`, once more with the code of nothing, behind them."""
+        objects = self.encode(batch)
+        if guided:
+            none = self.no_object(batch.regions)[:, None].expand_as(objects.codes)
+            objects.codes = torch.cat([objects.codes, none])
+            objects.regions = torch.cat([objects.regions] * 2)
+            objects.boxes = None if objects.boxes is None else torch.cat([objects.boxes] * 2)
+        objects.codes = objects.codes.to(self.backbone.dtype)
+        objects.keep = True
+        return objects
+
+    def _fresh_scheduler(self, steps: int, device: torch.device) -> Any:
+        """The scheduler, without the memory that it may have of another batch."""
+        found, expected = objective_of(self.scheduler), self.config.objective
+        if found != expected:
+            raise UserError(
+                f"scheduler {type(self.scheduler).__name__} is for models that predict {found}, this one was trained "
+                f"to predict {expected}; expected a scheduler with that prediction type"
+            )
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps, device=device)
+        return scheduler
 
     @torch.no_grad()
-    def __call__(
+    def compose_examples(
         self,
         examples: Sequence[Example],
-        seeds: Sequence[int],
+        generators: Sequence[torch.Generator | int],
         steps: int | None = None,
         guidance: float | None = None,
-    ) -> list[NDArray[np.uint8]]:
-        """Composes each example's objects into its photo; returns pictures [H, W, 3] uint8 at the photos' own sizes.
+        callback: StepCallback | None = None,
+        read: bool = False,
+    ) -> tuple[list[NDArray[np.uint8]], list[list[Readout]]]:
+        """Composes each example's objects into its photo; returns pictures [H, W, 3] uint8 at the photos' own sizes,
+        and the readouts, empty unless `read`. A whole number in place of a generator seeds one.
 
         Outside of the objects' regions every pixel is the photo's. On a CPU a picture is the same, bit for bit, in
         whatever batch; on a GPU it is up to rounding, as kernels choose their order of summation by the batch.
         """
+        device = self._execution_device
+        drawing = [torch.Generator().manual_seed(g) if isinstance(g, int) else g for g in generators]
         inputs = [compose(example, self.framing, None) for example in examples]
         # On CPUs one at a time costs less than half of the speed, and is what makes the promise true there.
-        size = 1 if self.device.type == "cpu" else len(inputs)
+        size = 1 if device.type == "cpu" else len(inputs)
         made: list[NDArray[np.uint8]] = []
+        readouts: list[list[Readout]] = []
         for start in range(0, len(inputs), size):
-            batch = collate(inputs[start : start + size]).to(self.device)
-            pictures = self.sample(batch, seeds[start : start + size], steps, guidance)
-            made += [*((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()]
-        return [paste_back(e.photo, picture, i) for e, picture, i in zip(examples, made, inputs, strict=True)]
+            batch = collate(inputs[start : start + size]).to(device)
+            sampled = self.sample(batch, drawing[start : start + size], steps, guidance, callback, read)
+            pixels = ((sampled.pictures.float() + 1) * 127.5).round().to(torch.uint8)
+            made += [*pixels.permute(0, 2, 3, 1).cpu().numpy()]
+            readouts += sampled.readouts
+        self.maybe_free_model_hooks()
+        pictures = [paste_back(e.photo, picture, i) for e, picture, i in zip(examples, made, inputs, strict=True)]
+        return pictures, readouts
+
+    def __call__(
+        self,
+        background: Picture | Sequence[Picture],
+        objects: Sequence[Any],
+        masks: Sequence[Any] | None = None,
+        boxes: Sequence[Box | None] | Sequence[Sequence[Box | None]] | None = None,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        return_dict: bool = True,
+        return_interactions: bool = False,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> PICSOutput | tuple[Any, ...]:
+        """Puts `objects` into `background`, each where its mask or box says.
+
+        Pictures are PIL pictures, arrays or tensors of any size and aspect (see `arguments`); objects have alpha or
+        stand on white. `masks` have the background's size, and say with any shape where an object shall stand;
+        `boxes` are (x, y, width, height) in the background's pixels. For several pictures give lists of backgrounds,
+        of lists of objects, of lists of masks or boxes. An object takes a mask or a box: where both lists are given,
+        the other's entry is None.
+
+        `generator` is one for all pictures (drawn from in turn), or one each; a whole number seeds one.
+        `callback_on_step_end(pipeline, step, timestep, {"latents": ...})` may return other latents; on a CPU pictures
+        are made one at a time. `output_type` np gives [H, W, 3] uint8, pt [3, H, W] float in 0 to 1.
+
+        Raises `UserError` for arguments that cannot be meant, naming the first.
+        """
+        requests, many = requests_of(background, objects, masks, boxes)
+        self._check(num_inference_steps, guidance_scale, output_type)
+        examples = [example_of(request, f"[{i}]" if many else "") for i, request in enumerate(requests)]
+        generators = _generators(generator, len(examples))
+        images, readouts = self.compose_examples(
+            examples, generators, num_inference_steps, guidance_scale, callback_on_step_end, return_interactions
+        )
+        shaped = [_shaped(image, output_type) for image in images]
+        interactions = readouts if return_interactions else None
+        return PICSOutput(images=shaped, interactions=interactions) if return_dict else (shaped, interactions)
+
+    def _check(self, steps: int | None, guidance: float | None, output_type: str) -> None:
+        most = self.scheduler.config.num_train_timesteps
+        if steps is not None and not 1 <= steps <= most:
+            raise UserError(f"num_inference_steps is {steps}; expected 1 to {most}")
+        if guidance is not None and not 0 <= guidance <= 1000:
+            raise UserError(f"guidance_scale is {guidance}; expected 0 to 1000")
+        if output_type not in ("pil", "np", "pt"):
+            raise UserError(f"output_type is {output_type!r}; expected pil, np or pt")
+
+
+def _generators(given: Any, count: int) -> list[torch.Generator | int]:
+    if given is None:
+        return [secrets.randbits(63) for _ in range(count)]
+    if isinstance(given, int):
+        given = torch.Generator().manual_seed(given)
+    if isinstance(given, torch.Generator):
+        return [given] * count
+    if len(given) != count:
+        raise UserError(f"generator: {len(given)} given for {count} pictures; expected one for all, or one each")
+    return list(given)
+
+
+def _shaped(image: NDArray[np.uint8], output_type: str) -> Any:
+    if output_type == "np":
+        return image
+    return Image.fromarray(image) if output_type == "pil" else torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
 
 def object_pixels(objects: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
-from pics_model.backbone import pixels_to_latent
+from pics_model.autoencoder import latent_weight
 from pics_model.checkpoint import (
     TrainState,
     list_checkpoints,
@@ -121,16 +121,17 @@ class DenoisingLoss(nn.Module):
 
     def forward(self, batch: Batch, noise: Tensor, timesteps: Tensor, drop: Tensor) -> Tensor:
         """batch of B, noise [B, L, n, n], timesteps [B], drop [B] bool (trained without object codes) -> loss []."""
-        pipeline, patch = self.pipeline[0], self.pipeline[0].config.patch
-        clean = pixels_to_latent(to_signed(batch.target), patch)
+        pipeline = self.pipeline[0]
+        with torch.no_grad():
+            clean = pipeline.to_latent(to_signed(batch.target)).float()
         noisy = pipeline.scheduler.add_noise(clean, noise, timesteps)
         objects = pipeline.encode(batch)
-        none = self.object_encoder.no_object(noisy)[None].to(objects.codes.dtype)
+        none = pipeline.no_object(noisy)[None].to(objects.codes.dtype)
         objects.codes = torch.where(drop[:, None, None, None], none, objects.codes)
         answer = self.backbone(noisy, timesteps, hint(batch.target, batch.regions, batch.valid), objects)
         inside = batch.regions.any(1, keepdim=True).float()
         weight = (inside + self.config.background_weight * (1 - inside)) * batch.valid[:, None]
-        weight = pixels_to_latent(weight.expand(-1, 3, -1, -1), patch)
+        weight = latent_weight(pipeline.autoencoder, pipeline.config.patch, weight).expand_as(clean)
         return weighted_error(answer, objective_target(pipeline.scheduler, clean, noise, timesteps), weight)
 
 
@@ -200,9 +201,10 @@ def _step(
 def draw(batch: Batch, pipeline: PICSPipeline, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
     """What is random in a step, each sample's from its own seed: noise [B, L, n, n], timesteps [B], and [B] bool,
     whether it is trained without its object codes."""
-    device, side = batch.target.device, batch.target.shape[1] // pipeline.config.patch
-    shape = torch.Size((pipeline.backbone.config.latent_channels, side, side))
-    noise, timesteps = draw_noise(batch.seeds, shape, pipeline.scheduler.config.num_train_timesteps, config.timesteps)
+    device = batch.target.device
+    noise, timesteps = draw_noise(
+        batch.seeds, pipeline.latent_shape, pipeline.scheduler.config.num_train_timesteps, config.timesteps
+    )
     drop = torch.tensor([(seed >> 8) % 10_000 < config.object_dropout * 10_000 for seed in batch.seeds.tolist()])
     return noise.to(device), timesteps.to(device), drop.to(device)
 

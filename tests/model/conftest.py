@@ -8,9 +8,9 @@ from tests.model.shards_for_tests import write_shards
 
 MINI = """
 name: mini
-patch: 4
 guidance: 1.0
 steps: 3
+autoencoder: {patch: 4}
 backbone:
   latent_channels: 48
   block_out_channels: [16, 32]

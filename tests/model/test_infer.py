@@ -62,8 +62,10 @@ def test_a_picture_of_a_real_size_model_is_the_same_in_any_batch(jobs) -> None:
     pipeline = build(load_preset("tiny"))
     examples = [load_job(job) for job in read_jobs(jobs)] * 4
     seeds = list(range(len(examples)))
-    alone = [pipeline([example], [seed], 2)[0] for example, seed in zip(examples, seeds, strict=True)]
-    together = pipeline(examples, seeds, 2)
+    alone = [
+        pipeline.compose_examples([example], [seed], 2)[0][0] for example, seed in zip(examples, seeds, strict=True)
+    ]
+    together = pipeline.compose_examples(examples, seeds, 2)[0]
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
@@ -107,7 +109,7 @@ def test_a_saved_model_comes_back(model, mini_shards) -> None:
     torch.manual_seed(0)
     again = load_model(model)
     examples = [load_job(job) for job in read_jobs(mini_shards, "val")]
-    once, twice = (again(examples, [1, 2, 3]) for _ in range(2))
+    once, twice = (again.compose_examples(examples, [1, 2, 3])[0] for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(once, twice, strict=True))
 
 

@@ -251,7 +251,8 @@ def test_a_damaged_checkpoint_is_named(whole_run, mini_shards, mini, tmp_path) -
 
 WRONG_PRESETS = {
     "guidance: 1.0": ("guidence: 1.0", "unknown key `guidence`, no key `guidance`"),
-    "patch: 4\nguidance": ("patch: 3\nguidance", "key `patch` is 3; expected a power of two"),
+    "autoencoder: {patch: 4}": ("autoencoder: {patch: 3}", "key `autoencoder.patch` is 3; expected a power of two"),
+    "{patch: 4}": ("{kind: jpeg}", "key `autoencoder.kind` is 'jpeg'; expected patches or kl"),
     "steps: 3": ("steps: 1001", "key `steps` is 1001; expected 1 to 1000"),
     "overlap: blend": ("overlup: blend", "unknown key `backbone.overlup`"),
     "blend\n": ("blond\n", "key `backbone.overlap` is 'blond'; expected blend or blend_attend"),
