@@ -1,6 +1,6 @@
 """DINOv2 as object encoder: frozen, any size, with or without registers; a trained projector gives the code's width.
 
-Legend: B object pictures, S their side, P the trunk's patch, grid = S / P, W the trunk's width, D the code's width;
+Legend: N object pictures, S their side, P the trunk's patch, grid = S / P, W the trunk's width, D the code's width;
 a code has M = 1 + grid * grid tokens. The published model is ViT-g/14 at 224 px: W 1536, M 257, D 1024.
 """
 
@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from pics_common.errors import UserError
 from pics_common.quiet import quiet
+from pics_model.side_tokens import Sides, add_sides, make_side_tokens
 
 TRUNKS: dict[str, tuple[Any, Any]] = {
     "dinov2": (Dinov2Config, Dinov2Model),
@@ -55,17 +56,27 @@ class DinoObjectEncoder(ModelMixin, ConfigMixin):
 
     `trunk` holds values of transformers' `Dinov2Config` or `Dinov2WithRegistersConfig`; its `model_type` says which.
     Its position table is of `resolution`, whatever size it was trained at: see `resample_positions`. The trunk stays
-    as it is in training: no gradient, no dropout. `code_channels` is D.
+    as it is in training: no gradient, no dropout. `code_channels` is D. `views`, `tokens_per_view` and `text_channels`
+    are about what may be given beside the picture: see `side_tokens`.
     """
 
     @register_to_config
-    def __init__(self, trunk: dict[str, Any], resolution: int = 224, code_channels: int = 1024) -> None:
+    def __init__(
+        self,
+        trunk: dict[str, Any],
+        resolution: int = 224,
+        code_channels: int = 1024,
+        views: bool = False,
+        tokens_per_view: int = 8,
+        text_channels: int = 0,
+    ) -> None:
         super().__init__()
         config = trunk_config(trunk, resolution)
         self.grid = resolution // config.patch_size
         self.registers = getattr(config, "num_register_tokens", 0)
         self._modules["trunk"] = _frozen(TRUNKS[trunk["model_type"]][1](config))
         self.projector = nn.Linear(config.hidden_size, code_channels)
+        self.sides = make_side_tokens(code_channels, views, tokens_per_view, text_channels)
 
     @property
     def trunk(self) -> Any:
@@ -74,11 +85,18 @@ class DinoObjectEncoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_dino(
-        cls, source: str | Path, code_channels: int = 1024, resolution: int = 224, dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        code_channels: int = 1024,
+        resolution: int = 224,
+        views: bool = False,
+        tokens_per_view: int = 8,
+        text_channels: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
         """An encoder on a trained DINOv2 in transformers' layout: a local folder, or an id of the hub.
 
-        Safetensors only, no remote code. The projector starts at random, from torch's global generator. Raises
+        Safetensors only, no remote code. What is not DINOv2's starts at random, from torch's global generator. Raises
         `UserError` if there is nothing of the kind, or not all of it.
         """
         values = read_trunk(source)
@@ -91,12 +109,13 @@ class DinoObjectEncoder(ModelMixin, ConfigMixin):
                 published=values["model_type"] == "dinov2",
             )
         with torch.device("meta"):  # sizes only: a second set of a giant's weights would be made to be thrown away
-            encoder = cls(trunk=values, resolution=resolution, code_channels=code_channels)
+            encoder = cls(values, resolution, code_channels, views, tokens_per_view, text_channels)
         trunk.embeddings.position_embeddings = nn.Parameter(table)
         trunk.config = encoder.trunk.config
         encoder._modules["trunk"] = _frozen(trunk)
-        encoder.projector = nn.Linear(values["hidden_size"], code_channels, dtype=dtype)
-        return encoder
+        encoder.projector = nn.Linear(values["hidden_size"], code_channels)
+        encoder.sides = make_side_tokens(code_channels, views, tokens_per_view, text_channels)
+        return encoder.to(dtype)
 
     def train(self, mode: bool = True) -> Self:
         """The trunk never trains."""
@@ -104,13 +123,17 @@ class DinoObjectEncoder(ModelMixin, ConfigMixin):
         self.trunk.eval()
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images [B, 4, S, S]: RGB in [-1, 1] on white, alpha not used -> codes [B, M, D]."""
+    def forward(self, images: Tensor, sides: Sides | None = None) -> Tensor:
+        """images [N, 4, S, S]: RGB in [-1, 1] on white, alpha not used -> codes [N, M, D]."""
+        return add_sides(self.sides, self.encode(images), sides, self.encode)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The code of a picture alone: [N, 4, S, S] -> [N, M, D]."""
         codes: Tensor = self.projector(self.features(images))
         return codes
 
     def features(self, images: Tensor) -> Tensor:
-        """The trunk's tokens before the projector, [B, M, W]."""
+        """The trunk's tokens before the projector, [N, M, W]."""
         mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
         std = images.new_tensor(IMAGENET_STD)[:, None, None]
         pixels = (images[:, :3] - (2 * mean - 1)) / (2 * std)

@@ -1,9 +1,24 @@
 """Example: one picture and the objects in it, decoded; what a shard's sample and an inference job both become."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An object seen from another side: `picture` [S, T, 4] uint8 as object pictures are, and its camera.
+
+    `azimuth` (to the right) and `elevation` are in degrees from the camera of the object's own picture, `distance` is
+    relative to that camera's; each NaN where unknown.
+    """
+
+    picture: NDArray[np.uint8]
+    azimuth: float = math.nan
+    elevation: float = math.nan
+    distance: float = math.nan
 
 
 @dataclass(slots=True)
@@ -16,7 +31,8 @@ class Example:
 
     Where `objects` show whole objects, with what others hide, `whole_masks[k]` is the silhouette of all of object k;
     the regions are made of it. `squares[k]` is (x, y, side) in pixels of the photo: the square that `objects[k]`
-    shows, None where that is not known. Both may be empty.
+    shows, None where that is not known. `views[k]` are other views of object k, `texts[k]` says in words what it is,
+    "" where nobody does. Each of these lists may be empty.
     """
 
     key: str
@@ -25,4 +41,6 @@ class Example:
     masks: list[NDArray[np.bool_]]
     whole_masks: list[NDArray[np.bool_]] = field(default_factory=list)
     squares: list[tuple[float, float, float] | None] = field(default_factory=list)
+    views: list[list[View]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     meta: dict[str, object] = field(default_factory=dict)

@@ -1,12 +1,12 @@
 """Example -> model inputs -> batch, and the model's picture back into the photo. The same for training and inference.
 
-Legend: R is `resolution`, S is `object_resolution`, K objects, B pictures, H x W the photo. All is framed, cropped and
-resized in uint8 on the CPU; what costs memory (floats, the hint) is made from it on the device.
+Legend: R is `resolution`, S is `object_resolution`, K objects, V views of one, B pictures, H x W the photo. All is
+framed, cropped and resized in uint8 on the CPU; what costs memory (floats, the hint) is made from it on the device.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pics_common.errors import UserError
-from pics_model.examples import Example
+from pics_model.examples import Example, View
 from pics_model.framing import (
     Box,
     Frame,
@@ -29,7 +29,7 @@ from pics_model.framing import (
     tight_box,
     to_frame,
 )
-from pics_model.object_picture import EMPTY, PlacedCutout
+from pics_model.object_picture import EMPTY, PlacedCutout, crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ class FramingSettings:
     on its grid of patches, and the margins do not matter."""
     flip: float = 0.0
     """Chance that a training sample is mirrored as a whole."""
+    views: int = 0
+    """Most other views of an object that the model is given; 0 where it takes none, and then none is read."""
 
     def __post_init__(self) -> None:
         for name, known in (("frame", ("photo", "pair")), ("region", ("box", "silhouette"))):
@@ -87,7 +89,9 @@ class Inputs:
     `object_boxes` [K, 4] are, in the same coordinates, the squares that the object pictures show; parts of them may
     lie outside of frame and photo. `regions` [K, R, R] bool hold every pixel that a region touches, `silhouettes`
     [K, R, R] those that the visible mask fills by half; `valid` [R, R] is False in the padding. `pixel_boxes` [K, 4]
-    are `boxes` in the photo's pixels. `seed` is the sample's own randomness for noise and timestep.
+    are `boxes` in the photo's pixels. `seed` is the sample's own randomness for noise and timestep. `views[k]`
+    [V_k, S, S, 4] uint8 and `cameras[k]` [V_k, 3] float32 (azimuth, elevation, distance, see `View`) are there where
+    the settings ask for views; `texts` are the K words, or none.
     """
 
     key: str
@@ -103,6 +107,9 @@ class Inputs:
     pixel_boxes: NDArray[np.int64]
     region_kind: Literal["box", "silhouette"] = "box"
     seed: int = 0
+    views: list[NDArray[np.uint8]] = field(default_factory=list)
+    cameras: list[NDArray[np.float32]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 def compose(example: Example, settings: FramingSettings, rng: np.random.Generator | None, seed: int = 0) -> Inputs:
@@ -158,8 +165,21 @@ def compose(example: Example, settings: FramingSettings, rng: np.random.Generato
         pixel_boxes=np.array(pixel_boxes, np.int64),
         region_kind=settings.region,
         seed=seed,
+        texts=list(example.texts),
     )
+    if settings.views:
+        seen = [views[: settings.views] for views in example.views] or [[]] * len(places)
+        inputs.views = [_stacked(views, margin, shown_size) for views, margin in zip(seen, margins, strict=True)]
+        inputs.cameras = [
+            np.array([(v.azimuth, v.elevation, v.distance) for v in views], np.float32).reshape(-1, 3) for views in seen
+        ]
     return _mirror(inputs) if mirrored else inputs
+
+
+def _stacked(views: Sequence[View], margin: float, size: int) -> NDArray[np.uint8]:
+    """Views cropped as object pictures are, [V, S, S, 4]."""
+    pictures = [crop(view.picture, margin, size) for view in views]
+    return np.stack(pictures) if pictures else np.empty((0, size, size, 4), np.uint8)
 
 
 def _fill(box: Box, frame: Frame, size: int) -> NDArray[np.bool_]:
@@ -194,6 +214,9 @@ def _mirror(inputs: Inputs) -> Inputs:
         values = getattr(inputs, name).copy()
         values[:, [0, 2]] = 1 - values[:, [2, 0]]
         setattr(inputs, name, values)
+    inputs.views = [np.ascontiguousarray(views[:, :, ::-1]) for views in inputs.views]
+    # What was to the right of the object's own camera is to its left.
+    inputs.cameras = [cameras * np.array([-1, 1, 1], np.float32) for cameras in inputs.cameras]
     return inputs
 
 
@@ -203,6 +226,9 @@ class Batch:
 
     `target` [B, R, R, 3] and `objects` [B, K, S, S, 4] uint8; `boxes` and `object_boxes` [B, K, 4] float32; `regions`
     and `silhouettes` [B, K, R, R], `valid` [B, R, R] bool; `num_objects` and `seeds` [B] int64. See `Inputs`.
+
+    `views` [B, K, V, S, S, 4] uint8, `view_mask` [B, K, V] bool and `cameras` [B, K, V, 3] float32, V the most views
+    of any object, or None where there is no view at all. `texts` are K strings a picture, "" where nothing is said.
     """
 
     keys: list[str]
@@ -215,6 +241,10 @@ class Batch:
     valid: Tensor
     num_objects: Tensor
     seeds: Tensor
+    views: Tensor | None = None
+    view_mask: Tensor | None = None
+    cameras: Tensor | None = None
+    texts: list[list[str]] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device; copies run along with the host from pinned memory."""
@@ -225,8 +255,9 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "keys"}
-        return Batch(keys=self.keys, **changed)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return Batch(**values)
 
 
 def collate(inputs: Sequence[Inputs]) -> Batch:
@@ -245,6 +276,7 @@ def collate(inputs: Sequence[Inputs]) -> Batch:
     num_objects = torch.tensor([len(one.objects) for one in inputs])
     for values, empty in ((objects, EMPTY), (boxes, (0, 0, 1, 1)), (object_boxes, (0, 0, 1, 1))):
         values[torch.arange(most) >= num_objects[:, None]] = torch.tensor(empty, dtype=values.dtype)
+    views, view_mask, cameras = _padded_views(inputs, most)
     return Batch(
         keys=[one.key for one in inputs],
         target=torch.from_numpy(np.stack([one.target for one in inputs])),
@@ -256,7 +288,34 @@ def collate(inputs: Sequence[Inputs]) -> Batch:
         valid=torch.from_numpy(np.stack([one.valid for one in inputs])),
         num_objects=num_objects,
         seeds=torch.tensor([one.seed for one in inputs], dtype=torch.int64),
+        views=views,
+        view_mask=view_mask,
+        cameras=cameras,
+        texts=[one.texts + [""] * (most - len(one.texts)) for one in inputs],
     )
+
+
+def _padded_views(inputs: Sequence[Inputs], most: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """`views`, `view_mask` and `cameras` of a batch whose pictures have at most `most` objects."""
+    most_views = max((len(views) for one in inputs for views in one.views), default=0)
+    if not most_views:
+        return None, None, None
+    size = inputs[0].objects.shape[1]
+    views = np.zeros((len(inputs), most, most_views, size, size, 4), np.uint8)
+    cameras = np.full((len(inputs), most, most_views, 3), np.nan, np.float32)
+    mask = np.zeros((len(inputs), most, most_views), bool)
+    for i, one in enumerate(inputs):
+        for k, pictures in enumerate(one.views):
+            views[i, k, : len(pictures)] = pictures
+            cameras[i, k, : len(pictures)] = one.cameras[k]
+            mask[i, k, : len(pictures)] = True
+    return torch.from_numpy(views), torch.from_numpy(mask), torch.from_numpy(cameras)
+
+
+def object_pixels(objects: Tensor) -> Tensor:
+    """RGBA [..., S, S, 4] uint8 -> [..., 4, S, S] float32: RGB in [-1, 1], alpha in [0, 1]."""
+    scaled = objects.movedim(-1, -3).float() / 255
+    return torch.cat([scaled[..., :3, :, :] * 2 - 1, scaled[..., 3:, :, :]], -3)
 
 
 def to_signed(pixels: Tensor) -> Tensor:

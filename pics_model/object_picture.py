@@ -16,6 +16,23 @@ MAX_CROP = 4096  # pixels a side of what is cut out before it is resized
 Square = tuple[float, float, float]  # left, top, side in pixels of the photo
 
 
+def crop(picture: NDArray[np.uint8], margin: float, size: int) -> NDArray[np.uint8]:
+    """The square around what a cut-out [h, w, 4] shows, `margin` times its longer side; [S, S, 4]."""
+    return resize(cut(picture, _square_around(_shown(picture), margin), EMPTY), size)
+
+
+def _shown(picture: NDArray[np.uint8]) -> Box:
+    """The box of what the alpha of a cut-out shows; all of it, where that is nothing."""
+    shown = picture[..., 3] >= 128
+    return tight_box(shown) if shown.any() else (0, 0, picture.shape[1], picture.shape[0])
+
+
+def _square_around(box: Box, margin: float) -> Frame:
+    x0, y0, x1, y1 = box
+    side = max(round(margin * max(x1 - x0, y1 - y0)), 1)
+    return Frame((x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side)
+
+
 class PlacedCutout:
     """A cut-out [h, w, 4] uint8 and where it lies in the photo: its pixel (u, v) at `origin` + `scale` * (u, v).
 
@@ -25,8 +42,7 @@ class PlacedCutout:
 
     def __init__(self, picture: NDArray[np.uint8], box: Box, square: Square | None) -> None:
         self.picture = picture
-        shown = picture[..., 3] >= 128
-        self.tight = tight_box(shown) if shown.any() else (0, 0, picture.shape[1], picture.shape[0])
+        self.tight = _shown(picture)
         x0, y0, x1, y1 = self.tight
         if square is not None:
             self.scale = square[2] / picture.shape[1]
@@ -40,11 +56,9 @@ class PlacedCutout:
 
     def cropped(self, margin: float, size: int) -> tuple[NDArray[np.uint8], Square]:
         """The square around what is shown, `margin` times its longer side; [S, S, 4] and what it shows."""
-        x0, y0, x1, y1 = self.tight
-        side = max(round(margin * max(x1 - x0, y1 - y0)), 1)
-        crop = Frame((x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side)
-        left, top = self.origin[0] + crop.x * self.scale, self.origin[1] + crop.y * self.scale
-        return resize(cut(self.picture, crop, EMPTY), size), (left, top, side * self.scale)
+        square = _square_around(self.tight, margin)
+        left, top = self.origin[0] + square.x * self.scale, self.origin[1] + square.y * self.scale
+        return resize(cut(self.picture, square, EMPTY), size), (left, top, square.side * self.scale)
 
     def snapped(self, frame: Frame, resolution: int, size: int, grid: int) -> tuple[NDArray[np.uint8], Square]:
         """A square at the scale of the frame's picture whose corner lies on its grid of `grid` model pixels, so that
@@ -76,8 +90,8 @@ class PlacedCutout:
             return np.asarray(cv2.warpAffine(self.picture, move, (size, size), flags=how, borderValue=EMPTY), np.uint8)
         # A fine cut-out of a small object would be padded to a square of gigabytes.
         fold = math.ceil(step * size / MAX_CROP)
-        crop = Frame(round(start[0] / fold), round(start[1] / fold), round(step * size / fold))
-        return resize(cut(_folded(self.picture, fold), crop, EMPTY), size)
+        square = Frame(round(start[0] / fold), round(start[1] / fold), round(step * size / fold))
+        return resize(cut(_folded(self.picture, fold), square, EMPTY), size)
 
 
 def _folded(picture: NDArray[np.uint8], fold: int) -> NDArray[np.uint8]:
