@@ -4,7 +4,7 @@ Legend: H x W is the background's size. Arrays are [H, W], [H, W, 3] or [H, W, 4
 both hold uint8, or floats in 0 to 1, or bool for masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,33 +14,37 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pics_common.errors import UserError
-from pics_model.examples import Example
+from pics_model.examples import Example, View
 from pics_model.pictures import as_mask, as_object, as_photo
 
 Picture: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor
 Box: TypeAlias = Sequence[float]
 MAX_OBJECTS = 16
+NOT_GIVEN: dict[str, Any] = {"masks": None, "boxes": None, "views": (), "texts": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One picture to make: its background, its objects, and for each a mask or a box (x, y, width, height)."""
+    """One picture to make: its background, its objects, and for each a mask or a box (x, y, width, height), other
+    views of it, and words."""
 
     background: Picture
     objects: Sequence[Picture]
     masks: Sequence[Picture | None]
     boxes: Sequence[Box | None]
+    views: Sequence[Sequence[Picture | View]]
+    texts: Sequence[str]
 
 
-def requests_of(background: Any, objects: Any, masks: Any, boxes: Any) -> tuple[list[Request], bool]:
-    """Splits the pipeline's arguments into pictures; also whether a list of backgrounds was given.
+def requests_of(background: Any, given: Mapping[str, Any]) -> tuple[list[Request], bool]:
+    """Splits the pipeline's arguments (objects, masks, boxes, views, texts; None where not given) into pictures; also
+    whether a list of backgrounds was given.
 
     One background goes with one list of objects; a list of backgrounds with as many lists. Raises `UserError` where
     the numbers do not fit.
     """
     many = isinstance(background, list | tuple)
     backgrounds = list(background) if many else [background]
-    given = {"objects": objects, "masks": masks, "boxes": boxes}
     lists = {name: (value if many else [value]) for name, value in given.items() if value is not None}
     for name, values in lists.items():
         if not isinstance(values, list | tuple) or len(values) != len(backgrounds):
@@ -61,17 +65,20 @@ def _request(index: int, background: Picture, given: dict[str, Any], many: bool)
     objects = given["objects"]
     if not 1 <= len(objects) <= MAX_OBJECTS:
         raise UserError(f"objects{where}: {len(objects)} given; expected 1 to {MAX_OBJECTS}")
-    nothing = [None] * len(objects)
-    masks, boxes = (given.get(name, nothing) for name in ("masks", "boxes"))
-    for name, values in (("masks", masks), ("boxes", boxes)):
-        if len(values) != len(objects):
-            raise UserError(f"{name}{where}: {len(values)} given for {len(objects)} objects; expected one each")
-    for k, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
-        if (mask is None) == (box is None):
-            raise UserError(
-                f"objects{where}[{k}]: expected either a mask or a box, found {'neither' if box is None else 'both'}"
-            )
-    return Request(background, objects, masks, boxes)  # fmt: skip
+    count = len(objects)
+    entries = {name: given.get(name, [empty] * count) for name, empty in NOT_GIVEN.items()}
+    for name, values in entries.items():
+        if len(values) != count:
+            raise UserError(f"{name}{where}: {len(values)} given for {count} objects; expected one each")
+    for k in range(count):
+        if (entries["masks"][k] is None) == (entries["boxes"][k] is None):
+            found = "neither" if entries["boxes"][k] is None else "both"
+            raise UserError(f"objects{where}[{k}]: expected either a mask or a box, found {found}")
+        if not isinstance(entries["texts"][k], str):
+            raise UserError(f"texts{where}[{k}] is {entries['texts'][k]!r}; expected words, or an empty text")
+        if not isinstance(entries["views"][k], list | tuple):
+            raise UserError(f"views{where}[{k}] is {type(entries['views'][k]).__name__}; expected a list of pictures")
+    return Request(background, objects, **entries)
 
 
 def example_of(request: Request, name: str) -> Example:
@@ -87,7 +94,16 @@ def example_of(request: Request, name: str) -> Example:
         else:
             assert mask is not None
             masks.append(as_mask(to_pil(mask, where), where, size))
-    return Example(f"picture{name}", photo, objects, masks)
+    views = [
+        [_view(view, f"views{name}[{k}][{v}]") for v, view in enumerate(some)] for k, some in enumerate(request.views)
+    ]
+    return Example(f"picture{name}", photo, objects, masks, views=views, texts=list(request.texts))
+
+
+def _view(view: Picture | View, name: str) -> View:
+    if isinstance(view, View):
+        return view
+    return View(as_object(to_pil(view, name), name))
 
 
 def mask_of_box(box: Box, size: tuple[int, int], name: str) -> NDArray[np.bool_]:

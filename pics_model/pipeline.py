@@ -18,17 +18,20 @@ from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pics_common.errors import UserError
 from pics_model.arguments import Box, Picture, example_of, requests_of
 from pics_model.autoencoder import decode_latent, encode_pixels, latent_stride
 from pics_model.backbone import interaction_layers
 from pics_model.examples import Example
-from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, paste_back
+from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, object_pixels, paste_back
 from pics_model.interaction import Interactions
 from pics_model.object_encoder import nothing
 from pics_model.objectives import objective_of
 from pics_model.readout import Readout, read_out
+from pics_model.side_tokens import sides_of
+from pics_model.words import encode_texts
 
 StepCallback = Callable[["PICSPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
@@ -52,15 +55,16 @@ class Sampled:
 
 
 class PICSPipeline(DiffusionPipeline):
-    """Parts: `backbone`, `object_encoder`, `scheduler`, and `autoencoder`, where the model works on latents of one.
+    """Parts: `backbone`, `object_encoder`, `scheduler`; `autoencoder`, where the model works on latents of one;
+    `text_encoder` and `tokenizer`, where it is told words for the objects.
 
     Settings: `preset` (a name), `patch` (pixels a side of a latent where there is no autoencoder), `guidance` and
     `steps` (what sampling uses unless told otherwise), `framing` (of `FramingSettings`), `objective` (what the model
     learned to say; any scheduler that speaks of the same can be put in the place of `scheduler`).
     """
 
-    model_cpu_offload_seq = "object_encoder->backbone->autoencoder"
-    _optional_components: ClassVar[list[str]] = ["autoencoder"]
+    model_cpu_offload_seq = "text_encoder->object_encoder->backbone->autoencoder"
+    _optional_components: ClassVar[list[str]] = ["autoencoder", "text_encoder", "tokenizer"]
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(
@@ -69,6 +73,8 @@ class PICSPipeline(DiffusionPipeline):
         object_encoder: ModelMixin,
         scheduler: SchedulerMixin,
         autoencoder: AutoencoderKL | None = None,
+        text_encoder: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         preset: str = "",
         patch: int = 4,
         guidance: float = 1.0,
@@ -78,8 +84,9 @@ class PICSPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         self.register_modules(
-            backbone=backbone, object_encoder=object_encoder, scheduler=scheduler, autoencoder=autoencoder
-        )
+            backbone=backbone, object_encoder=object_encoder, scheduler=scheduler, autoencoder=autoencoder,
+            text_encoder=text_encoder, tokenizer=tokenizer,
+        )  # fmt: skip
         self.register_to_config(
             preset=preset, patch=patch, guidance=guidance, steps=steps, framing=framing or {},
             objective=objective or objective_of(scheduler),
@@ -93,7 +100,10 @@ class PICSPipeline(DiffusionPipeline):
     def encode(self, batch: Batch) -> Interactions:
         """The objects of a batch, ready for the backbone."""
         pixels = object_pixels(batch.objects.flatten(0, 1)).to(self.object_encoder.dtype)
-        codes = self.object_encoder(pixels)
+        words = None
+        if self.text_encoder is not None:
+            words = encode_texts(self.tokenizer, self.text_encoder, [text for texts in batch.texts for text in texts])
+        codes = self.object_encoder(pixels, sides_of(batch, *(words or ())))
         return Interactions(codes.unflatten(0, batch.objects.shape[:2]), batch.regions, batch.object_boxes)
 
     def no_object(self, like: Tensor) -> Tensor:
@@ -222,6 +232,8 @@ class PICSPipeline(DiffusionPipeline):
         masks: Sequence[Any] | None = None,
         boxes: Sequence[Box | None] | Sequence[Sequence[Box | None]] | None = None,
         *,
+        views: Sequence[Any] | None = None,
+        texts: Sequence[Any] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
@@ -236,7 +248,8 @@ class PICSPipeline(DiffusionPipeline):
         stand on white. `masks` have the background's size, and say with any shape where an object shall stand;
         `boxes` are (x, y, width, height) in the background's pixels. For several pictures give lists of backgrounds,
         of lists of objects, of lists of masks or boxes. An object takes a mask or a box: where both lists are given,
-        the other's entry is None.
+        the other's entry is None. Models that were trained so take, for each object, a list of other `views` (pictures
+        or `View`s, which say where the camera stood), and a phrase in `texts`.
 
         `generator` is one for all pictures (drawn from in turn), or one each; a whole number seeds one.
         `callback_on_step_end(pipeline, step, timestep, {"latents": ...})` may return other latents; on a CPU pictures
@@ -244,7 +257,9 @@ class PICSPipeline(DiffusionPipeline):
 
         Raises `UserError` for arguments that cannot be meant, naming the first.
         """
-        requests, many = requests_of(background, objects, masks, boxes)
+        given = {"objects": objects, "masks": masks, "boxes": boxes, "views": views, "texts": texts}
+        requests, many = requests_of(background, given)
+        self._check_sides(views, texts)
         self._check(num_inference_steps, guidance_scale, output_type)
         examples = [example_of(request, f"[{i}]" if many else "") for i, request in enumerate(requests)]
         generators = _generators(generator, len(examples))
@@ -254,6 +269,12 @@ class PICSPipeline(DiffusionPipeline):
         shaped = [_shaped(image, output_type) for image in images]
         interactions = readouts if return_interactions else None
         return PICSOutput(images=shaped, interactions=interactions) if return_dict else (shaped, interactions)
+
+    def _check_sides(self, views: Any, texts: Any) -> None:
+        if views is not None and not self.framing.views:
+            raise UserError("views: this model takes none; expected one that was trained with `framing.views`")
+        if texts is not None and self.text_encoder is None:
+            raise UserError("texts: this model takes none; expected one that was trained with a text encoder")
 
     def _check(self, steps: int | None, guidance: float | None, output_type: str) -> None:
         most = self.scheduler.config.num_train_timesteps
@@ -281,9 +302,3 @@ def _shaped(image: NDArray[np.uint8], output_type: str) -> Any:
     if output_type == "np":
         return image
     return Image.fromarray(image) if output_type == "pil" else torch.from_numpy(image).permute(2, 0, 1).float() / 255
-
-
-def object_pixels(objects: Tensor) -> Tensor:
-    """RGBA [B, S, S, 4] uint8 -> [B, 4, S, S] float: RGB in [-1, 1], alpha in [0, 1]."""
-    scaled = objects.permute(0, 3, 1, 2).float() / 255
-    return torch.cat([scaled[:, :3] * 2 - 1, scaled[:, 3:]], 1)

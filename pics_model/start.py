@@ -18,6 +18,7 @@ from diffusers.utils import logging
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from pics_common.errors import UserError, run_command
 from pics_common.quiet import quiet
@@ -43,6 +44,10 @@ class StartConfig:
     out: Path
     """Folder of the model."""
     preset: str = "sd21"
+    views: int = 0
+    """Most other views of an object that the model shall take; 0 for none."""
+    texts: bool = False
+    """Whether it shall take words for objects, by the base's text encoder."""
     seed: int = 0
     """Of the few weights that start at random."""
 
@@ -53,14 +58,14 @@ def main(argv: list[str] | None = None) -> int:
     if config.out.exists():
         raise UserError(f"--out {config.out}: exists already; choose another folder")
     torch.manual_seed(config.seed)
-    pipeline, origins = start(config.base, config.dino, load_preset(config.preset))
+    pipeline, origins = start(config.base, config.dino, load_preset(config.preset), config.views, config.texts)
     save_model(config.out, pipeline, {"origins.json": json.dumps(origins, indent=1)})
     Console().print(origins_table(pipeline, origins))
     print(f"model: {config.out}; origin of every weight: {config.out / 'origins.json'}")
     return 0
 
 
-def start(base: str, dino: str, preset: Preset) -> tuple[PICSPipeline, Origins]:
+def start(base: str, dino: str, preset: Preset, views: int = 0, texts: bool = False) -> tuple[PICSPipeline, Origins]:
     """The model, and the origin of each weight by its name, `<part>.<name>`.
 
     Raises `UserError` if a folder lacks a part, or holds another kind of model.
@@ -70,7 +75,8 @@ def start(base: str, dino: str, preset: Preset) -> tuple[PICSPipeline, Origins]:
     scheduler = _load(DDIMScheduler, base, "scheduler")
     framing = FramingSettings(**preset.framing)
     stride = latent_stride(autoencoder, 0)
-    framing = FramingSettings(**(asdict(framing) | {"resolution": unet.config.sample_size * stride}))
+    resolution = unet.config.sample_size * stride
+    framing = FramingSettings(**(asdict(framing) | {"resolution": resolution, "views": views}))
     sizes = unet_sizes(unet.config, base)
     kept = {key: value for key, value in preset.backbone.items() if key not in sizes and key != "kind"}
     backbone = Backbone(**sizes, **kept)
@@ -82,11 +88,17 @@ def start(base: str, dino: str, preset: Preset) -> tuple[PICSPipeline, Origins]:
     origins = Origins()
     for name, origin in fill_backbone(backbone, unet.state_dict()).items():
         origins[f"backbone.{name}"] = origin
-    encoder = DinoObjectEncoder.from_dino(dino, sizes["code_channels"], framing.object_resolution)
-    for name in encoder.state_dict():
-        old = name.startswith("trunk.")
-        origins[f"object_encoder.{name}"] = ("by name", name.removeprefix("trunk.")) if old else ("random", "linear")
-    origins["object_encoder.trunk.embeddings.position_embeddings"] = "by name", "resampled to the object pictures' size"
+    tokenizer = _load(CLIPTokenizer, base, "tokenizer") if texts else None
+    text_encoder = _load(CLIPTextModel, base, "text_encoder") if texts else None
+    encoder = DinoObjectEncoder.from_dino(
+        dino,
+        sizes["code_channels"],
+        framing.object_resolution,
+        views=views > 0,
+        text_channels=text_encoder.config.hidden_size if text_encoder else 0,
+    )
+    for name, origin in _encoder_origins(encoder).items():
+        origins[f"object_encoder.{name}"] = origin
     for name in autoencoder.state_dict():
         origins[f"autoencoder.{name}"] = "by name", f"vae.{name}"
     changes = {"clip_sample": False, "set_alpha_to_one": False}
@@ -95,6 +107,8 @@ def start(base: str, dino: str, preset: Preset) -> tuple[PICSPipeline, Origins]:
         object_encoder=encoder,
         scheduler=DDIMScheduler.from_config(scheduler.config, **changes),
         autoencoder=autoencoder,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
         preset=preset.name,
         patch=0,
         guidance=preset.guidance,
@@ -102,6 +116,19 @@ def start(base: str, dino: str, preset: Preset) -> tuple[PICSPipeline, Origins]:
         framing=asdict(framing),
     )
     return pipeline, origins
+
+
+def _encoder_origins(encoder: DinoObjectEncoder) -> Origins:
+    origins = Origins()
+    for name in encoder.state_dict():
+        if name.startswith("trunk."):
+            origins[name] = "by name", name.removeprefix("trunk.")
+        elif name.startswith("sides.join.to_out."):
+            origins[name] = "neutral", "zero: views and words say nothing at first"
+        else:
+            origins[name] = "random", "linear"
+    origins["trunk.embeddings.position_embeddings"] = "by name", "resampled to the object pictures' size"
+    return origins
 
 
 def unet_sizes(config: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -160,7 +187,7 @@ def _load(kind: Any, source: str, subfolder: str) -> Any:
     """A part of a diffusers folder. Raises `UserError` if it is not there, or not whole."""
     try:
         with quiet(logging):
-            more = {} if kind is DDIMScheduler else {"use_safetensors": True}
+            more = {} if kind in (DDIMScheduler, CLIPTokenizer) else {"use_safetensors": True}
             return kind.from_pretrained(source, subfolder=subfolder, **more)
     except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
         first = str(error).strip().splitlines()[0]

@@ -1,11 +1,12 @@
 """Folders in the layouts of Stable Diffusion 2.x (diffusers) and DINOv2 (transformers), with tiny random weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from transformers import Dinov2Config, Dinov2Model
+from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
 
 UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -39,7 +40,22 @@ def write_base(folder: Path, seed: int = 0, **changes: Any) -> Path:
         sample_size=64,
     ).save_pretrained(folder / "vae")
     PNDMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
+    write_words(folder)
     return folder
+
+
+def write_words(folder: Path) -> None:
+    """A CLIP text encoder, and a tokenizer that knows single letters."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    config = CLIPTextConfig(
+        vocab_size=len(tokens), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=12, bos_token_id=52, eos_token_id=53, pad_token_id=53,
+    )  # fmt: skip
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
 
 
 def write_dino(folder: Path, seed: int = 0) -> Path:

@@ -142,3 +142,35 @@ def test_a_folder_without_its_parts_or_with_half_of_them_is_one_line(folders, pr
     (base / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match="vae/"):
         start(str(base), str(folders[1]), load_preset(str(preset)))
+
+
+def test_views_and_words_start_without_effect_and_have_one_once_their_weights_are_not_zero(
+    folders, preset, made, tmp_path
+) -> None:
+    base, dino = folders
+    out = tmp_path / "model"
+    line = ["--base", str(base), "--dino", str(dino), "--preset", str(preset), "--out", str(out)]
+    assert main([*line, "--views", "2", "--texts"]) == 0
+    pipeline = load_model(out)
+    white, thing = torch.ones(3, 40, 56), torch.cat([torch.rand(3, 20, 20), torch.ones(1, 20, 20)])
+
+    def compose(views, texts):
+        boxes = [(2, 2, 20, 20), (12, 8, 30, 20)]
+        return pipeline(
+            white, [thing, thing], boxes=boxes, views=views, texts=texts, num_inference_steps=1, generator=0,
+            output_type="pt",
+        ).images[0]  # fmt: skip
+
+    given = ([[thing.flip(1)], [thing.flip(2), thing]], ["a big dog", ""])
+    nothing, silent = compose(None, None), compose(*given)
+    assert torch.equal(nothing, silent)
+    torch.nn.init.normal_(pipeline.object_encoder.sides.join.to_out.weight)
+    said = compose(None, given[1])
+    assert not torch.equal(said, nothing)
+    assert not torch.equal(compose(*given), said)
+    assert not torch.equal(compose(None, ["a small cat", ""]), said)
+    assert torch.equal(compose(None, ["", ""]), nothing)
+    plain, _ = made
+    for more, words in (({"views": given[0]}, "views: this model"), ({"texts": given[1]}, "texts: this model")):
+        with pytest.raises(UserError, match=words):
+            plain(white, [thing, thing], boxes=[(2, 2, 9, 9)] * 2, **more)
