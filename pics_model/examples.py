@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pics_common.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -19,6 +21,24 @@ class View:
     azimuth: float = math.nan
     elevation: float = math.nan
     distance: float = math.nan
+
+
+def camera_of(entry: object, where: str) -> dict[str, float]:
+    """A camera as JSON has it, {"azimuth": ..., "elevation": ..., "distance": ...}: those of `View`'s fields that it
+    gives. Raises `UserError` that begins with `where` for values that are no camera's."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is {entry!r}; expected an object with azimuth, elevation, distance, or some of them")
+    camera: dict[str, float] = {}
+    for name in ("azimuth", "elevation", "distance"):
+        value = entry.get(name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (0 < value < 1e6 if name == "distance" else abs(value) < 1e6):
+            what = "a number above 0" if name == "distance" else "degrees"
+            raise UserError(f"{where}.{name} is {value!r}; expected {what}")
+        camera[name] = float(value)
+    return camera
 
 
 @dataclass(slots=True)

@@ -3,30 +3,34 @@
 The published layout is a folder a job: `image.jpg` is the background; `object_0.png`, `object_1.png`, ... are the
 objects, each a cut-out of any size on white or with alpha; `object_0_mask.png`, ... have the background's size and are
 white where the object shall stand (a silhouette, or just a rectangle). Photos and masks are turned as their EXIF says.
+`object_0_view_1.png`, `object_0_view_2.png`, ... may be there, the object seen from other sides; models that take no
+views do without.
 
 A line of a JSON-lines file says the same: {"key": "tea", "image": "table.jpg", "objects": [{"image": "pot.png",
-"mask": "pot_mask.png"}, {"image": "cup.png", "box": [x, y, width, height]}]}, with paths relative to the file.
+"mask": "pot_mask.png"}, {"image": "cup.png", "box": [x, y, width, height]}]}, with paths relative to the file. An
+object may have "text", what it is in words, and "views": paths, or {"image": "side.png", "azimuth": 90} with what is
+known of azimuth and elevation (degrees) and distance, relative to the object's own picture.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pics_common.errors import UserError
-from pics_model.examples import Example
+from pics_model.examples import Example, View, camera_of
 from pics_model.pictures import read_mask, read_object, read_photo
 from pics_model.shard_reader import ShardTable, Split, open_shards, read_example
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp")
-PICTURE = re.compile(r"(image|object_(?P<number>\d+)(?P<mask>_mask)?)", re.IGNORECASE)
+PICTURE = re.compile(r"(image|object_(?P<number>\d+)(_mask|_view_(?P<view>\d+))?)", re.IGNORECASE)
+_Views: TypeAlias = list[tuple[Path, dict[str, float]]]  # each with its camera, as `camera_of` gives it
 GOOD_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -36,25 +40,32 @@ class JobError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture to make. `name` is unique among the jobs read together, and fit to be a file's name."""
+    """One picture to make. `name` is unique among the jobs read together, and fit to be a file's name; `read` takes
+    the most views of an object that are wanted."""
 
     name: str
-    read: Callable[[], Example]
+    read: Callable[[int], Example]
 
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """The files of one object: its picture, and its mask or box (x, y, width, height) in the background."""
+    """The files of one object: its picture, and its mask or box (x, y, width, height) in the background; its views;
+    what it is in words."""
 
     picture: Path
     mask: Path | None
     box: tuple[float, float, float, float] | None = None
+    views: _Views = field(default_factory=list)
+    text: str = ""
 
 
-def load_job(job: Job) -> Example:
-    """Reads a job's pictures. Raises `JobError` for whatever is missing, unreadable or of the wrong size."""
+def load_job(job: Job, views: int = 0) -> Example:
+    """Reads a job's pictures, and at most so many views of an object, `FramingSettings.views` of the model.
+
+    Raises `JobError` for whatever is missing, unreadable or of the wrong size.
+    """
     try:
-        return job.read()
+        return job.read(views)
     except UserError as error:
         raise JobError(f"job {job.name}: {error}") from None
 
@@ -111,9 +122,10 @@ def _has_pictures(folder: Path) -> bool:
     return not folder.name.startswith(".") and any(file.suffix.lower() in KINDS for file in folder.iterdir())
 
 
-def _read_folder(folder: Path) -> Example:
+def _read_folder(folder: Path, views: int) -> Example:
     found: dict[str, Path] = {}
     num_objects = 0
+    num_views: dict[int, int] = {}
     for file in sorted(folder.iterdir()):
         match = PICTURE.fullmatch(file.stem)
         if not match or file.suffix.lower() not in KINDS:
@@ -123,15 +135,23 @@ def _read_folder(folder: Path) -> Example:
             raise UserError(f"folder {folder}: both {found[name].name} and {file.name}; expected one of them")
         found[name] = file
         if match["number"]:
-            num_objects = max(num_objects, int(match["number"]) + 1)
+            k = int(match["number"])
+            num_objects = max(num_objects, k + 1)
+            if match["view"]:
+                num_views[k] = max(num_views.get(k, 1), int(match["view"]))
     wanted = ["image"]
     for k in range(min(max(num_objects, 1), len(found) + 1)):
         wanted += [f"object_{k}", f"object_{k}_mask"]
+        # A number far beyond what is there is named once, not once for each that lacks.
+        wanted += [f"object_{k}_view_{v}" for v in range(1, min(num_views.get(k, 0), len(found)) + 1)]
     lacking = [f"{name}.jpg" if name == "image" else f"{name}.png" for name in wanted if name not in found]
     if lacking:
         raise UserError(f"folder {folder}: no {', no '.join(lacking)}; it holds {', '.join(sorted(_names(found)))}")
-    placed = [_Placed(found[f"object_{k}"], found[f"object_{k}_mask"]) for k in range(num_objects)]
-    return _read_files(folder.resolve().name, found["image"], placed)
+    placed = []
+    for k in range(num_objects):
+        seen: _Views = [(found[f"object_{k}_view_{v}"], {}) for v in range(1, num_views.get(k, 0) + 1)]
+        placed.append(_Placed(found[f"object_{k}"], found[f"object_{k}_mask"], views=seen))
+    return _read_files(folder.resolve().name, found["image"], placed, views)
 
 
 def _names(found: dict[str, Path]) -> list[str]:
@@ -161,7 +181,7 @@ def _from_lines(path: Path) -> list[Job]:
     return jobs
 
 
-def _read_line(where: str, folder: Path, key: str, content: Any) -> Example:
+def _read_line(where: str, folder: Path, key: str, content: Any, views: int) -> Example:
     if not isinstance(content, dict):
         raise UserError(f'{where}: expected a JSON object, {{"image": ..., "objects": [...]}}')
     image, objects = content.get("image"), content.get("objects")
@@ -169,34 +189,60 @@ def _read_line(where: str, folder: Path, key: str, content: Any) -> Example:
         raise UserError(f"{where}: no `image`; expected the path of the background")
     if not isinstance(objects, list) or not objects:
         raise UserError(f"{where}: no `objects`; expected a list of at least one")
-    placed = []
-    for k, entry in enumerate(objects):
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-            raise UserError(f"{where}: objects[{k}] has no `image`; expected the path of its picture")
-        if ("mask" in entry) == ("box" in entry):
-            raise UserError(f"{where}: objects[{k}]: expected either `mask` or `box`")
-        if "box" in entry:
-            box = entry["box"]
-            numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-            if not numbers or not all(map(math.isfinite, box)) or box[2] <= 0 or box[3] <= 0:
-                raise UserError(f"{where}: objects[{k}].box is {box!r}; expected [x, y, width, height] in pixels")
-            placed.append(_Placed(folder / entry["image"], None, (box[0], box[1], box[2], box[3])))
-        elif isinstance(entry["mask"], str):
-            placed.append(_Placed(folder / entry["image"], folder / entry["mask"]))
-        else:
-            raise UserError(f"{where}: objects[{k}].mask is {entry['mask']!r}; expected a path")
-    return _read_files(key, folder / image, placed)
+    placed = [_placed(entry, f"{where}: objects[{k}]", folder) for k, entry in enumerate(objects)]
+    return _read_files(key, folder / image, placed, views)
 
 
-def _read_files(key: str, image: Path, placed: list[_Placed]) -> Example:
+def _placed(entry: Any, where: str, folder: Path) -> _Placed:
+    """An object as a JSON line has it."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise UserError(f"{where} has no `image`; expected the path of its picture")
+    if ("mask" in entry) == ("box" in entry):
+        raise UserError(f"{where}: expected either `mask` or `box`")
+    text, views = entry.get("text", ""), entry.get("views", [])
+    if not isinstance(text, str):
+        raise UserError(f"{where}.text is {text!r}; expected what the object is, in words")
+    if not isinstance(views, list):
+        raise UserError(f"{where}.views is {views!r}; expected a list of paths")
+    seen = [_view(view, f"{where}.views[{v}]", folder) for v, view in enumerate(views)]
+    mask, box = None, None
+    if "box" in entry:
+        box = entry["box"]
+        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+        if not numbers or not all(abs(v) < 1e9 for v in box) or box[2] <= 0 or box[3] <= 0:
+            raise UserError(f"{where}.box is {box!r}; expected [x, y, width, height] in pixels")
+        box = (box[0], box[1], box[2], box[3])
+    elif isinstance(entry["mask"], str):
+        mask = folder / entry["mask"]
+    else:
+        raise UserError(f"{where}.mask is {entry['mask']!r}; expected a path")
+    return _Placed(folder / entry["image"], mask, box, seen, text)
+
+
+def _view(entry: Any, where: str, folder: Path) -> tuple[Path, dict[str, float]]:
+    """A view as a JSON line has it: a path, or an object with `image` and a camera."""
+    if isinstance(entry, str):
+        return folder / entry, {}
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise UserError(f'{where} is {entry!r}; expected a path, or {{"image": path, "azimuth": degrees, ...}}')
+    return folder / entry["image"], camera_of(entry, where)
+
+
+def _read_files(key: str, image: Path, placed: list[_Placed], views: int) -> Example:
     photo = read_photo(_bytes(image), str(image), upright=True)
     size = photo.shape[0], photo.shape[1]
     return Example(
         key=key,
         photo=photo,
-        objects=[read_object(_bytes(one.picture), str(one.picture), upright=True) for one in placed],
+        objects=[_object(one.picture) for one in placed],
         masks=[_box_mask(one.box, size, image) if one.box else _file_mask(one.mask, size) for one in placed],
+        views=[[View(_object(path), **camera) for path, camera in one.views[:views]] for one in placed],
+        texts=[one.text for one in placed],
     )
+
+
+def _object(path: Path) -> NDArray[np.uint8]:
+    return read_object(_bytes(path), str(path), upright=True)
 
 
 def _file_mask(path: Path | None, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -8,12 +8,14 @@ import json
 import math
 import os
 from array import array
+from collections.abc import Container
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from pics_common.errors import UserError
-from pics_model.examples import Example
+from pics_model.examples import Example, View, camera_of
 from pics_model.pictures import read_mask, read_object, read_photo
 from pics_model.tar_index import tar_members
 
@@ -159,8 +161,9 @@ def _scan(table: ShardTable, number: int) -> None:
         raise UserError(f"shard {shard.path}: {num_samples} samples, the index says {shard.num_samples}; build again")
 
 
-def read_example(table: ShardTable, index: int, whole: bool = False) -> Example:
-    """Decodes one sample. `whole` asks for pictures of whole objects, where the shard knows them.
+def read_example(table: ShardTable, index: int, whole: bool = False, views: int = 0) -> Example:
+    """Decodes one sample. `whole` asks for pictures of whole objects, where the shard knows them; `views` for so many
+    other views of each object, where it has them: the first ones.
 
     Raises `UserError` that names shard, key and member for anything that is missing or wrong.
     """
@@ -176,7 +179,8 @@ def read_example(table: ShardTable, index: int, whole: bool = False) -> Example:
         whole_here.append(whole and f"full{k}.png" in kinds and f"amodal{k}.png" in kinds)
         pictures.append(f"full{k}.png" if whole_here[k] else f"obj{k}.png")
         names += [pictures[k], f"mask{k}.png"] + ([f"amodal{k}.png"] if whole_here[k] else [])
-    data = table.read(index, names)
+    seen = [_view_names(kinds, k, views) for k in range(num_objects)]
+    data = table.read(index, names + [name for some in seen for name in some])
     for name in names:
         if name not in data and name != "meta.json":
             raise UserError(f"{where}: no {name}; expected one for each of {num_objects} objects")
@@ -190,8 +194,17 @@ def read_example(table: ShardTable, index: int, whole: bool = False) -> Example:
         objects=[read_object(data[name], f"{where}, {name}", on_white=True) for name in pictures],
         masks=masks,
         squares=[_square(meta, k, "full_crop" if whole_here[k] else "crop", where) for k in range(num_objects)],
+        texts=[_text(meta, k) for k in range(num_objects)],
         meta=meta,
     )
+    if views:
+        example.views = [
+            [
+                View(read_object(data[name], f"{where}, {name}", on_white=True), **_camera(meta, k, v, where))
+                for v, name in enumerate(some)
+            ]
+            for k, some in enumerate(seen)
+        ]
     if any(whole_here):
         example.whole_masks = [
             read_mask(data[f"amodal{k}.png"], f"{where}, amodal{k}.png", size) if whole_here[k] else masks[k]
@@ -212,14 +225,38 @@ def _meta(data: bytes | None, where: str) -> dict[str, Any]:
     return meta
 
 
-def _square(meta: dict[str, Any], k: int, name: str, where: str) -> tuple[float, float, float] | None:
-    """The square of the photo that object k's picture shows, as `meta` has it; None where it says nothing."""
+def _view_names(kinds: Container[str], k: int, most: int) -> list[str]:
+    """The members that are views of object k, at most so many: obj<k>_view1.png and on, without a gap."""
+    names = (f"obj{k}_view{v}.png" for v in range(1, most + 1))
+    return list(takewhile(lambda name: name in kinds, names))
+
+
+def _object(meta: dict[str, Any], k: int) -> dict[str, Any]:
+    """What `meta` says of object k; nothing, if so."""
     objects = meta.get("objects")
     entry = objects[k] if isinstance(objects, list) and k < len(objects) else {}
-    value = entry.get(name) if isinstance(entry, dict) else None
+    return entry if isinstance(entry, dict) else {}
+
+
+def _text(meta: dict[str, Any], k: int) -> str:
+    """The category of object k in plain words; "" where nobody says."""
+    category = _object(meta, k).get("category")
+    return category.replace("_", " ") if isinstance(category, str) else ""
+
+
+def _camera(meta: dict[str, Any], k: int, v: int, where: str) -> dict[str, float]:
+    """What `meta` says of the camera of view v, counted from 0, of object k."""
+    views = _object(meta, k).get("views")
+    entry = views[v] if isinstance(views, list) and v < len(views) else {}
+    return camera_of(entry, f"{where}, meta.json: objects[{k}].views[{v}]")
+
+
+def _square(meta: dict[str, Any], k: int, name: str, where: str) -> tuple[float, float, float] | None:
+    """The square of the photo that object k's picture shows, as `meta` has it; None where it says nothing."""
+    value = _object(meta, k).get(name)
     if value is None:
         return None
     good = isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value)
-    if not good or not all(map(math.isfinite, value)) or value[2] <= 0:
+    if not good or not all(abs(v) < 1e9 for v in value) or value[2] <= 0:
         raise UserError(f"{where}, meta.json: objects[{k}].{name} is {value!r}; expected [x, y, side], side above 0")
     return float(value[0]), float(value[1]), float(value[2])

@@ -159,7 +159,7 @@ class SideTokens(nn.Module):
             pictures = sides.views[mask]
             cameras = pictures.new_full((len(pictures), 3), UNKNOWN) if sides.cameras is None else sides.cameras[mask]
         # Not at all rather than with no picture: not every encoder takes a batch of none.
-        seen = encode(pictures) if len(pictures) else codes.new_zeros(0, *codes.shape[1:])
+        seen = encode(pictures.to(codes.dtype)) if len(pictures) else codes.new_zeros(0, *codes.shape[1:])
         few = resampler(seen, cameras) if len(seen) else resampler(codes[:1], codes.new_zeros(1, 3))[:0]
         tokens = few.new_zeros(*mask.shape, *few.shape[1:])
         tokens[mask] = few

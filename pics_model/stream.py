@@ -130,7 +130,7 @@ class _Samples(Dataset[Inputs | UserError]):
         if self.cutouts != "mix":
             whole = self.cutouts == "full"
         try:
-            return compose(read_example(self.table, index, whole), self.framing, rng, seed)
+            return compose(read_example(self.table, index, whole, self.framing.views), self.framing, rng, seed)
         except UserError as error:
             return error
 

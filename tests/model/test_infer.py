@@ -140,7 +140,7 @@ def test_what_cannot_work_is_refused_in_one_line(model, jobs, tmp_path, more, sa
 
 
 def test_an_interrupted_run_says_what_it_made(model, jobs, tmp_path) -> None:
-    def interrupted():
+    def interrupted(_views):
         raise KeyboardInterrupt
 
     config = InferConfig(model=model, jobs=jobs, out=tmp_path, batch_size=1)
