@@ -6,12 +6,14 @@ never the latent: its first convolution is zero and stays so, which makes "repla
 
 from typing import Any
 
+import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pics_common.errors import UserError
 from pics_model.interaction import InteractionBlock, Interactions, OverlapForm
 
 HINT_CHANNELS = 4
@@ -70,7 +72,11 @@ class Backbone(ModelMixin, ConfigMixin):
             weight.requires_grad_(False)
 
     def forward(self, latent: Tensor, timestep: Tensor, hint: Tensor, objects: Interactions) -> Tensor:
-        """latent [B, L, n, n], timestep [B] or scalar int64, hint [B, 4, R, R] in [-1, 1] -> [B, L, n, n]."""
+        """latent [B, L, n, n], timestep [B] or scalar int64, hint [B, 4, R, R] in [-1, 1] -> [B, L, n, n].
+
+        Raises `UserError` for objects that do not fit: see `check_objects`.
+        """
+        check_objects(objects, len(latent), self.config.code_channels, self.config.placement)
         shared: dict[str, Any] = {
             "encoder_hidden_states": objects.codes.flatten(1, 2),
             "cross_attention_kwargs": {"interactions": objects},
@@ -81,6 +87,29 @@ class Backbone(ModelMixin, ConfigMixin):
             latent, timestep, down_block_additional_residuals=down, mid_block_additional_residual=mid, **shared
         )[0]
         return out
+
+
+def check_objects(objects: Interactions, num_pictures: int, code_channels: int, placement: bool) -> None:
+    """Raises `UserError` if the objects' tensors do not fit each other, the pictures or the model."""
+    codes, regions, boxes = objects.codes, objects.regions, objects.boxes
+    if codes.ndim != 4 or codes.shape[-1] != code_channels:
+        raise UserError(f"codes have shape {list(codes.shape)}; expected [pictures, objects, tokens, {code_channels}]")
+    if codes.shape[0] != num_pictures or codes.shape[1] == 0:
+        raise UserError(
+            f"codes have shape {list(codes.shape)}; expected {num_pictures} pictures, and an object or more"
+        )
+    side = regions.shape[-1]
+    if regions.dtype != torch.bool or tuple(regions.shape) != (*codes.shape[:2], side, side):
+        raise UserError(
+            f"regions are {regions.dtype} of shape {list(regions.shape)}; expected bool [{codes.shape[0]}, "
+            f"{codes.shape[1]}, R, R], a square for each code"
+        )
+    if placement and (boxes is None or boxes.shape != (*codes.shape[:2], 4)):
+        found = "absent" if boxes is None else f"of shape {list(boxes.shape)}"
+        raise UserError(
+            f"boxes are {found}; this model needs [{codes.shape[0]}, {codes.shape[1]}, 4], the squares that "
+            f"the object pictures show"
+        )
 
 
 def replace_blocks(model: nn.Module, code_channels: int, overlap: OverlapForm, tau: float, placement: bool) -> int:
