@@ -24,6 +24,7 @@ from pics_common.errors import UserError, require_folder, run_command
 from pics_common.files import write_atomic
 from pics_common.quiet import quiet
 from pics_common.recipe import parse_recipe
+from pics_model.draw import draw_alpha
 from pics_model.examples import Example
 from pics_model.jobs import Job, JobError, load_job, read_jobs
 from pics_model.pipeline import PICSPipeline
@@ -55,6 +56,8 @@ class InferConfig:
     """Which samples of shards to compose."""
     cutouts: Literal["visible", "full"] = "visible"
     """Object pictures of shards: as far as the photo shows them, or whole where the shards know it."""
+    interactions: bool = False
+    """Also draws who is in front where objects meet, as `interactions/<job>.png`."""
 
     def __post_init__(self) -> None:
         require_ranges(
@@ -82,7 +85,8 @@ def load_model(folder: Path) -> PICSPipeline:
         pipeline.set_progress_bar_config(disable=True)
         pipeline.framing  # noqa: B018  # refuses settings that cannot work
     except (UserError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
-        raise UserError(f"--model {found[0]}: cannot be loaded ({error}); save or fetch it again") from None
+        said = str(error).strip().splitlines()[0].split(". If you want")[0]
+        raise UserError(f"--model {found[0]}: cannot be loaded ({said}); save or fetch it again") from None
     return pipeline
 
 
@@ -91,10 +95,18 @@ def job_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
 
 
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A picture [H, W, 3] uint8 and, if asked for, the sheet that shows who is in front."""
+
+    picture: NDArray[np.uint8]
+    sheet: NDArray[np.uint8] | None = None
+
+
 def compose_jobs(
     pipeline: PICSPipeline, jobs: Iterable[Job], config: InferConfig
-) -> Iterator[tuple[Job, NDArray[np.uint8] | JobError]]:
-    """Yields each job with its picture [H, W, 3] uint8 or with what is wrong with it, batch by batch."""
+) -> Iterator[tuple[Job, Composed | JobError]]:
+    """Yields each job with its picture or with what is wrong with it, batch by batch."""
     pending = iter(jobs)
     while group := list(islice(pending, config.batch_size)):
         loaded: list[tuple[Job, Example | JobError]] = []
@@ -106,9 +118,20 @@ def compose_jobs(
         good = [(job, example) for job, example in loaded if isinstance(example, Example)]
         seeds = [job_seed(config.seed, job.name) for job, _ in good]
         examples = [example for _, example in good]
-        made = iter(pipeline.compose_examples(examples, seeds, config.steps, config.guidance)[0] if good else [])
+        made = iter(_compose(pipeline, examples, seeds, config) if good else [])
         for job, example in loaded:
             yield job, example if isinstance(example, JobError) else next(made)
+
+
+def _compose(
+    pipeline: PICSPipeline, examples: Sequence[Example], seeds: Sequence[int], config: InferConfig
+) -> list[Composed]:
+    read = config.interactions
+    pictures, readouts = pipeline.compose_examples(examples, seeds, config.steps, config.guidance, read=read)
+    if not read:
+        return [Composed(picture) for picture in pictures]
+    rows = zip(pictures, examples, readouts, strict=True)
+    return [Composed(p, draw_alpha(p, example, pipeline.framing, r)) for p, example, r in rows]
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:
@@ -132,8 +155,10 @@ def run(config: InferConfig, pipeline: PICSPipeline, jobs: Sequence[Job]) -> int
                 line |= {"status": "failed", "error": str(outcome)}
             else:
                 picture = f"{job.name}.png"
-                write_atomic(config.out / picture, encode_png(outcome))
-                size = list(outcome.shape[:2])
+                write_atomic(config.out / picture, encode_png(outcome.picture))
+                if outcome.sheet is not None:
+                    write_atomic(config.out / "interactions" / picture, encode_png(outcome.sheet))
+                size = list(outcome.picture.shape[:2])
                 line |= {"status": "ok", "picture": picture, "seed": job_seed(config.seed, job.name), "size": size}
             results.write(json.dumps(line) + "\n")
             results.flush()

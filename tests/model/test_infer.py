@@ -105,6 +105,12 @@ def test_shards_are_jobs_too(model, mini_shards, tmp_path) -> None:
     assert len(pictures(tmp_path)) == 3
 
 
+def test_who_is_in_front_is_drawn_if_asked_for(model, jobs, tmp_path) -> None:
+    line = ["--model", model, "--jobs", jobs, "--out", tmp_path, "--steps", 2, "--interactions"]
+    assert infer(*line) == 0
+    assert sorted(pictures(tmp_path / "interactions")) == sorted(pictures(tmp_path)) == [f"job{i}" for i in range(5)]
+
+
 def test_a_saved_model_comes_back(model, mini_shards) -> None:
     torch.manual_seed(0)
     again = load_model(model)
