@@ -113,9 +113,11 @@ class DinoObjectEncoder(ModelMixin, ConfigMixin):
         trunk.embeddings.position_embeddings = nn.Parameter(table)
         trunk.config = encoder.trunk.config
         encoder._modules["trunk"] = _frozen(trunk)
-        encoder.projector = nn.Linear(values["hidden_size"], code_channels)
+        encoder.projector = nn.Linear(values["hidden_size"], code_channels, dtype=dtype)
         encoder.sides = make_side_tokens(code_channels, views, tokens_per_view, text_channels)
-        return encoder.to(dtype)
+        if encoder.sides is not None:
+            encoder.sides.to(dtype)
+        return encoder
 
     def train(self, mode: bool = True) -> Self:
         """The trunk never trains."""
@@ -192,7 +194,8 @@ def read_trunk(source: str | Path) -> dict[str, Any]:
     try:
         found, _ = PreTrainedConfig.get_config_dict(str(source))
     except (OSError, ValueError) as error:
-        raise UserError(f"DINOv2 {source}: no configuration ({_one_line(error)}); expected config.json") from None
+        expected = "config.json" if Path(source).is_dir() else "a folder that is here, or an id that can be fetched"
+        raise UserError(f"DINOv2 {source}: no configuration ({_one_line(error)}); expected {expected}") from None
     if not found:
         raise UserError(f"DINOv2 {source}: no configuration; expected config.json and safetensors")
     kind = found.get("model_type")

@@ -194,3 +194,13 @@ def test_a_folder_that_is_not_there(tmp_path) -> None:
 def test_a_picture_size_that_the_patch_does_not_divide(tmp_path) -> None:
     with pytest.raises(UserError, match="multiple of the trunk's patch, 7"):
         DinoObjectEncoder.from_dino(write_dino(tmp_path), resolution=20)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_from_the_start(tmp_path, dtype) -> None:
+    folder = write_dino(tmp_path)
+    exact = DinoObjectEncoder.from_dino(folder, code_channels=10, resolution=21, views=True)
+    half = DinoObjectEncoder.from_dino(folder, code_channels=10, resolution=21, views=True, dtype=dtype)
+    assert {weight.dtype for weight in half.parameters()} == {dtype}
+    images = pictures(2, 21)
+    torch.testing.assert_close(half.features(images).float(), exact.features(images), atol=0.1, rtol=0.1)
