@@ -151,7 +151,7 @@ class SideTokens(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Tokens of all views [N, V * T, D] and which are there [N, V * T]; only views that are there are encoded."""
         num = len(codes)
-        if sides.views is None:
+        if sides.views is None or not sides.views.shape[1]:
             mask = torch.zeros(num, 1, dtype=torch.bool, device=codes.device)
             pictures, cameras = codes.new_zeros(0), codes.new_zeros(0, 3)
         else:
@@ -167,7 +167,7 @@ class SideTokens(nn.Module):
 
 
 def _text_tokens(project: nn.Linear, codes: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
-    if sides.text is None:
+    if sides.text is None or not sides.text.shape[1]:
         text = codes.new_zeros(len(codes), 1, project.in_features)
         return project(text), torch.zeros(len(codes), 1, dtype=torch.bool, device=codes.device)
     mask = _all_of(sides.text, sides.text_mask)

@@ -81,7 +81,11 @@ def test_gradients_arrive_at_once_and_then_everywhere(kind) -> None:
 
 
 @KINDS
-@pytest.mark.parametrize("sides", [None, Sides(), make_sides([0, 0], [0, 0], slack=1)], ids=["none", "empty", "masked"])
+@pytest.mark.parametrize(
+    "sides",
+    [None, Sides(), make_sides([0, 0], [0, 0]), make_sides([0, 0], [0, 0], slack=1)],
+    ids=["none", "empty", "of no length", "masked"],
+)
 def test_without_any_the_code_stays_and_each_weight_takes_part(kind, sides) -> None:
     """Ranks of a run must agree on the weights that have gradients, whether their objects have views or not."""
     encoder = make(kind, trained=True)
