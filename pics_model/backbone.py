@@ -14,7 +14,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pics_common.errors import UserError
-from pics_model.interaction import InteractionBlock, Interactions, OverlapForm
+from pics_model.interaction import InteractionBlock, OverlapForm
+from pics_model.objects import Interactions
 
 HINT_CHANNELS = 4
 

@@ -112,7 +112,7 @@ def compose_jobs(
         loaded: list[tuple[Job, Example | JobError]] = []
         for job in group:
             try:
-                loaded.append((job, load_job(job)))
+                loaded.append((job, load_job(job, pipeline.framing.views)))
             except JobError as error:
                 loaded.append((job, error))
         good = [(job, example) for job, example in loaded if isinstance(example, Example)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pics_model.interaction import Reading
+from pics_model.objects import Reading
 
 
 @dataclass(frozen=True, slots=True)

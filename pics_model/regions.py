@@ -2,8 +2,8 @@
 
 Legend: B pictures, K objects (padded to the batch's most), R pixels a side of the region masks, N = n * n tokens.
 A token that no region covers is background, one that one region covers is exclusive to that object, one that two or
-more cover is overlap. Each (picture, object) pair is a row; rows list only the tokens they serve and are padded to the
-longest, so that attention runs on [B * K, Q] tokens in place of [B * K, N].
+more cover is overlap. Each (picture, object) pair is a row of tokens; rows are cut into tiles of one width Q, so that
+attention runs on [tiles, Q] tokens in place of [B * K, N], whatever the regions' sizes.
 """
 
 from dataclasses import dataclass
@@ -12,26 +12,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+STEP = 8  # tiles are multiples of so many tokens wide
+# What a further tile costs, in tokens of width: the keys of its row are copied for it.
+TILE_COST = 48
+
 
 @dataclass(slots=True)
 class Rows:
-    """Ragged lists of tokens, one a row, padded with token 0.
+    """Ragged lists of tokens, cut into tiles and padded.
 
-    `index` [rows, Q] int64 points into the flat [B * N] tokens. `slots` [T] int64 are the places of the real entries
-    in the flat [rows * Q] list, `tokens` [T] what they point to.
+    `index` [tiles, Q] int64 points into the flat [B * N] tokens, padding at a token of the same picture. `target`
+    [tiles * Q] int64 is the same with padding at B * N, a place that is thrown away. `row` [tiles] int64 says whose
+    tile it is; None where tiles are the rows themselves.
     """
 
     index: Tensor
-    slots: Tensor
-    tokens: Tensor
+    target: Tensor
+    row: Tensor | None
 
     def gather(self, x: Tensor) -> Tensor:
-        """[B, N, C] -> [rows, Q, C]."""
+        """Values of tokens [B, N, C] -> [tiles, Q, C]."""
         return x.flatten(0, 1)[self.index]
 
-    def real(self, values: Tensor) -> Tensor:
-        """[rows, Q, C] -> [T, C], without the padding."""
-        return values.flatten(0, 1)[self.slots]
+    def of_row(self, values: Tensor) -> Tensor:
+        """Values of rows [rows, ...] -> [tiles, ...]."""
+        return values if self.row is None else values[self.row]
+
+    def scatter(self, values: Tensor, num_tokens: int) -> Tensor:
+        """[tiles, Q, C] -> [num_tokens, C] with num_tokens = B * N: zero at tokens that are not listed."""
+        out = values.new_zeros(num_tokens + 1, values.shape[-1])
+        return out.index_copy(0, self.target, values.flatten(0, 1))[:-1]
 
 
 @dataclass(slots=True)
@@ -39,8 +49,9 @@ class Routing:
     """Which tokens go where on one grid, for one batch; made once a picture and used by every block of that grid.
 
     `covered` [B, K, N] bool is each object's region. `exclusive` has a row a (picture, object): tokens that only it
-    covers. `members` likewise: overlap tokens that it covers. `overlap` has a row a picture: its overlap tokens.
-    `owner` [T] maps each real entry of `members` to the place of its token in `overlap.tokens`.
+    covers. `members` likewise: overlap tokens that it covers. `overlap` has a row a picture: its overlap tokens, never
+    cut. `owner` [entries of members] int64 is the place of an entry's token among the entries of `overlap`; that of
+    padding is one past them.
     """
 
     covered: Tensor
@@ -48,6 +59,11 @@ class Routing:
     members: Rows
     overlap: Rows
     owner: Tensor
+
+    @property
+    def num_slots(self) -> int:
+        """Entries of `overlap`, padding included."""
+        return self.overlap.target.shape[0]
 
 
 def to_grid(regions: Tensor, size: int) -> Tensor:
@@ -63,23 +79,47 @@ def route(covered: Tensor) -> Routing:
     count = covered.sum(1, keepdim=True)
     exclusive = _rows(covered & (count == 1))
     members = _rows(covered & (count >= 2))
-    overlap = _rows(count >= 2)
-    place = torch.full((num_pictures * num_tokens,), -1, dtype=torch.int64, device=covered.device)
-    place[overlap.tokens] = torch.arange(len(overlap.tokens), device=covered.device)
-    return Routing(covered, exclusive, members, overlap, place[members.tokens])
+    overlap = _rows(count >= 2, cut=False)
+    num_slots = overlap.target.shape[0]
+    place = torch.full((num_pictures * num_tokens + 1,), num_slots, device=covered.device)
+    place[overlap.target] = torch.arange(num_slots, device=covered.device)
+    place[-1] = num_slots
+    return Routing(covered, exclusive, members, overlap, place[members.target])
 
 
-def _rows(mask: Tensor) -> Rows:
-    """mask [B, K, N] bool -> a row for each (b, k). At least one token wide, so that no batch has an empty graph."""
+def _rows(mask: Tensor, cut: bool = True) -> Rows:
+    """mask [B, K, N] bool -> a row for each (b, k). There is always a tile, so that no batch has an empty graph."""
     num_pictures, num_objects, num_tokens = mask.shape
     flat = mask.flatten(0, 1)
+    lengths = flat.sum(1)
+    listed: list[int] = lengths.tolist()
+    width = _width(listed) if cut else _rounded(max(listed))
+    tiles = [-(-length // width) for length in listed] if cut else [1] * len(listed)
+    if not any(tiles):
+        tiles[0] = 1
+    device = mask.device
+    num_tiles = torch.tensor(tiles, device=device)
+    first = (num_tiles.cumsum(0) - num_tiles) * width
     row, token = flat.nonzero(as_tuple=True)
-    length = flat.sum(1)
-    width = max(int(length.max()), 1)
-    start = length.cumsum(0) - length
-    slots = row * width + torch.arange(len(row), device=mask.device) - start[row]
-    picture = torch.arange(num_pictures, device=mask.device).repeat_interleave(num_objects)
+    within = torch.arange(len(row), device=device) - (lengths.cumsum(0) - lengths)[row]
+    slots = first[row] + within
+    row_of_tile = torch.arange(len(listed), device=device).repeat_interleave(num_tiles)
+    picture = torch.arange(num_pictures, device=device).repeat_interleave(num_objects)
     tokens = picture[row] * num_tokens + token
-    index = (picture * num_tokens).repeat_interleave(width)
+    index = (picture[row_of_tile] * num_tokens).repeat_interleave(width)
     index[slots] = tokens
-    return Rows(index.view(-1, width), slots, tokens)
+    target = torch.full_like(index, num_pictures * num_tokens)
+    target[slots] = tokens
+    whole = all(count == 1 for count in tiles)
+    return Rows(index.view(-1, width), target, None if whole else row_of_tile)
+
+
+def _width(lengths: list[int]) -> int:
+    """The tile width that wastes least on padding and on tiles."""
+    longest = max(lengths)
+    widths = {_rounded(-(-longest // parts)) for parts in range(1, 9)}
+    return min(widths, key=lambda width: sum(-(-length // width) for length in lengths) * (width + TILE_COST))
+
+
+def _rounded(width: int) -> int:
+    return max(-(-width // STEP) * STEP, STEP)

@@ -5,7 +5,7 @@ import torch
 
 from pics_common.errors import UserError
 from pics_model.backbone import Backbone, interaction_layers
-from pics_model.interaction import Interactions
+from pics_model.objects import Interactions
 
 
 @pytest.fixture(scope="module")

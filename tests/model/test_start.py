@@ -9,7 +9,8 @@ from diffusers import UNet2DConditionModel
 
 from pics_common.errors import UserError
 from pics_model.infer import load_model
-from pics_model.interaction import InteractionBlock, Interactions
+from pics_model.interaction import InteractionBlock
+from pics_model.objects import Interactions
 from pics_model.presets import load_preset
 from pics_model.start import main, start
 from tests.model.stable_diffusion_for_tests import write_base, write_dino
