@@ -216,8 +216,7 @@ class InteractionBlock(nn.Module):
     def _read_members(self, x: Tensor, objects: Interactions, routing: Routing, scores: Tensor, alpha: Tensor) -> None:
         rows = routing.members
         num_tokens, num_objects = x.shape[0] * x.shape[1], objects.codes.shape[1]
-        row = torch.arange(len(rows.index), device=x.device) if rows.row is None else rows.row
-        which = (row % num_objects).repeat_interleave(rows.index.shape[1])
+        which = (rows.row % num_objects).repeat_interleave(rows.index.shape[1])
         tables = (
             torch.zeros(num_tokens + 1, num_objects, device=x.device),
             scores.new_full((num_tokens + 1, num_objects), -math.inf, dtype=torch.float32),

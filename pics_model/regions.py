@@ -23,12 +23,12 @@ class Rows:
 
     `index` [tiles, Q] int64 points into the flat [B * N] tokens, padding at a token of the same picture. `target`
     [tiles * Q] int64 is the same with padding at B * N, a place that is thrown away. `row` [tiles] int64 says whose
-    tile it is; None where tiles are the rows themselves.
+    tile it is.
     """
 
     index: Tensor
     target: Tensor
-    row: Tensor | None
+    row: Tensor
 
     def gather(self, x: Tensor) -> Tensor:
         """Values of tokens [B, N, C] -> [tiles, Q, C]."""
@@ -36,7 +36,7 @@ class Rows:
 
     def of_row(self, values: Tensor) -> Tensor:
         """Values of rows [rows, ...] -> [tiles, ...]."""
-        return values if self.row is None else values[self.row]
+        return values[self.row]
 
     def scatter(self, values: Tensor, num_tokens: int) -> Tensor:
         """[tiles, Q, C] -> [num_tokens, C] with num_tokens = B * N: zero at tokens that are not listed."""
@@ -110,8 +110,7 @@ def _rows(mask: Tensor, cut: bool = True) -> Rows:
     index[slots] = tokens
     target = torch.full_like(index, num_pictures * num_tokens)
     target[slots] = tokens
-    whole = all(count == 1 for count in tiles)
-    return Rows(index.view(-1, width), target, None if whole else row_of_tile)
+    return Rows(index.view(-1, width), target, row_of_tile)
 
 
 def _width(lengths: list[int]) -> int:

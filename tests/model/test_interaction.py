@@ -139,9 +139,8 @@ def test_every_token_has_one_expert(covered: Tensor) -> None:
     assert listed(routing.exclusive) == (count == 1).flatten().nonzero().flatten().tolist()
     assert listed(routing.overlap) == (count >= 2).flatten().nonzero().flatten().tolist()
     for rows, asked in ((routing.exclusive, count == 1), (routing.members, count >= 2)):
-        row = torch.arange(len(rows.index)) if rows.row is None else rows.row
         for r, mask in enumerate((covered & asked[:, None]).flatten(0, 1)):
-            mine = rows.target.view_as(rows.index)[row == r]
+            mine = rows.target.view_as(rows.index)[rows.row == r]
             first = r // covered.shape[1] * GRID * GRID
             assert sorted(mine[mine < end].tolist()) == (mask.nonzero().flatten() + first).tolist()
     real = routing.members.target < end
