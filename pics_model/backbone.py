@@ -4,6 +4,7 @@ The noisy latent goes into the U-Net. The ControlNet sees the hint (background w
 never the latent: its first convolution is zero and stays so, which makes "replaces" out of diffusers' "adds".
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class Backbone(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _repeated_blocks = ("InteractionBlock",)  # of `compile_repeated_blocks`
 
     @register_to_config
     def __init__(
@@ -78,6 +80,9 @@ class Backbone(ModelMixin, ConfigMixin):
         Raises `UserError` for objects that do not fit: see `check_objects`.
         """
         check_objects(objects, len(latent), self.config.code_channels, self.config.placement)
+        levels = [level for level, here in enumerate(self.config.attention_levels) if here]
+        sides = {latent.shape[-1] >> level for level in [*levels, len(self.config.attention_levels) - 1]}
+        prepare(self, objects, [side**2 for side in sides])
         shared: dict[str, Any] = {
             "encoder_hidden_states": objects.codes.flatten(1, 2),
             "cross_attention_kwargs": {"interactions": objects},
@@ -111,6 +116,25 @@ def check_objects(objects: Interactions, num_pictures: int, code_channels: int, 
             f"boxes are {found}; this model needs [{codes.shape[0]}, {codes.shape[1]}, 4], the squares that "
             f"the object pictures show"
         )
+
+
+def prepare(model: nn.Module, objects: Interactions, grids: Iterable[int]) -> None:
+    """Makes all that the blocks share, for grids of so many tokens: nothing of it can be compiled with them, as its
+    sizes are those of the regions."""
+    for num_tokens in grids:
+        objects.routing(num_tokens)
+        if objects.boxes is not None:
+            objects.places(num_tokens)
+    for block in model.modules():
+        if objects.keep and isinstance(block, InteractionBlock):
+            block.prepare(objects)
+
+
+def forget(model: nn.Module) -> None:
+    """Frees what inference kept of a picture's objects."""
+    for block in model.modules():
+        if isinstance(block, InteractionBlock):
+            block.kept = None
 
 
 def replace_blocks(model: nn.Module, code_channels: int, overlap: OverlapForm, tau: float, placement: bool) -> int:

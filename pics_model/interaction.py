@@ -9,7 +9,6 @@ In inference the codes stay the same over all steps, and all that is made of the
 """
 
 import math
-from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -24,7 +23,6 @@ from pics_model.placement import PlacementBias, Places
 from pics_model.regions import Routing, Rows
 
 OverlapForm = Literal["blend", "blend_attend"]
-NUMBERS = count()
 
 
 class InteractionBlock(nn.Module):
@@ -73,7 +71,7 @@ class InteractionBlock(nn.Module):
         self.fixed_tau = tau
         self.overlap = overlap
         self.heads = heads
-        self.number = next(NUMBERS)  # by which `Interactions` keeps what is derived for this block
+        self.kept: tuple[Interactions, Derived] | None = None
 
     @property
     def tau(self) -> float | Tensor:
@@ -125,15 +123,19 @@ class InteractionBlock(nn.Module):
         return added.view_as(x).to(x.dtype)
 
     def prepare(self, objects: Interactions) -> None:
-        """Derives what inference keeps over all steps; else done on first use."""
-        if objects.keep and self.number not in objects.derived:
-            objects.derived[self.number] = derive(self, objects.codes, keep=True)
+        """Keeps what inference needs of `objects` in all steps, in the place of what was kept of others."""
+        if objects.keep and (self.kept is None or self.kept[0] is not objects):
+            self.kept = objects, derive(self, objects.codes, keep=True)
 
     def _derived(self, objects: Interactions) -> Derived:
         if not objects.keep:
             return derive(self, objects.codes, keep=False)
-        self.prepare(objects)
-        return objects.derived[self.number]
+        # Compiled code shall not know whose objects they are, or it would be compiled anew for each picture: the
+        # backbone has prepared them.
+        if not torch.compiler.is_compiling():
+            self.prepare(objects)
+        assert self.kept is not None
+        return self.kept[1]
 
     def _query2(self, tokens: Tensor) -> Tensor:
         """Queries of the cross-attention; PixArt's has no norm."""

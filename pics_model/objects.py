@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pics_model.derived import Derived
 from pics_model.placement import Places, token_places
 from pics_model.regions import Routing, route, to_grid
 
@@ -38,7 +37,6 @@ class Interactions:
     keep: bool = False
     readings: list[Reading] | None = None
     routes: dict[int, Routing] = field(default_factory=dict)
-    derived: dict[int, Derived] = field(default_factory=dict)
     _places: dict[int, Places] = field(default_factory=dict)
 
     def routing(self, num_tokens: int) -> Routing:

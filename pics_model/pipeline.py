@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pics_common.errors import UserError
 from pics_model.arguments import Box, Picture, example_of, requests_of
 from pics_model.autoencoder import decode_latent, encode_pixels, latent_stride
-from pics_model.backbone import interaction_layers
+from pics_model.backbone import forget, interaction_layers
 from pics_model.examples import Example
 from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, object_pixels, paste_back
 from pics_model.object_encoder import nothing
@@ -221,6 +221,7 @@ class PICSPipeline(DiffusionPipeline):
             pixels = ((sampled.pictures.float() + 1) * 127.5).round().to(torch.uint8)
             made += [*pixels.permute(0, 2, 3, 1).cpu().numpy()]
             readouts += sampled.readouts
+        forget(self.backbone)
         self.maybe_free_model_hooks()
         pictures = [paste_back(e.photo, picture, i) for e, picture, i in zip(examples, made, inputs, strict=True)]
         return pictures, readouts

@@ -86,3 +86,19 @@ def test_objects_that_do_not_fit_are_named(backbone, name) -> None:
     with pytest.raises(UserError, match=said) as error:
         run(backbone, objects(**changes))
     assert "\n" not in str(error.value)
+
+
+def test_all_blocks_share_a_few_compiled_graphs_whatever_the_picture(backbone) -> None:
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    with torch.no_grad():
+        expected = run(backbone, objects())
+        backbone.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+        for keep in (False, True, True):
+            torch.testing.assert_close(run(backbone, objects(keep=keep)), expected, atol=1e-5, rtol=1e-5)
+    # Of 20 blocks, two widths on two grids, in training and in inference.
+    assert graphs["unique_graphs"] == 4
+    for layer in interaction_layers(backbone):
+        backbone.get_submodule(layer)._compiled_call_impl = None
+    torch._dynamo.reset()
