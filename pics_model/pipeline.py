@@ -137,50 +137,64 @@ class PICSPipeline(DiffusionPipeline):
         read: bool = False,
     ) -> Sampled:
         """Makes the pictures of a batch on this pipeline's device; each depends on its own generator only."""
-        steps = self.config.steps if steps is None else steps
         guidance = self.config.guidance if guidance is None else guidance
         dtype, device = self.backbone.dtype, batch.target.device
-        where = hint(batch.target, batch.regions, batch.valid).to(dtype)
-        objects = self._objects(batch, guidance != 1.0)
-        where = torch.cat([where] * (len(objects.codes) // len(where)))
-        scheduler = self._fresh_scheduler(steps, device)
+        scheduler = self.fresh_scheduler(self.config.steps if steps is None else steps, device)
         shape = torch.Size((len(generators), *self.latent_shape))
-        latents = randn_tensor(shape, list(generators), device, dtype) * getattr(scheduler, "init_noise_sigma", 1.0)
-        readouts: list[list[Readout]] = [[] for _ in generators]
+        noise = randn_tensor(shape, list(generators), device, dtype) * getattr(scheduler, "init_noise_sigma", 1.0)
+        objects = self.encode(batch)
+        objects.codes = objects.codes.to(dtype)
+        none = self.no_object(batch.regions).to(dtype) if guidance != 1.0 else None
+        where = hint(batch.target, batch.regions, batch.valid).to(dtype)
+        counts = batch.num_objects.tolist() if read else None
+        latents, readouts = self.denoise(scheduler, noise, where, objects, none, guidance, generators, callback, counts)
+        return Sampled(self.to_pixels(latents).clamp(-1, 1), latents, readouts)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        scheduler: Any,
+        latents: Tensor,
+        where: Tensor,
+        objects: Interactions,
+        none: Tensor | None,
+        guidance: float,
+        generators: Sequence[torch.Generator] = (),
+        callback: StepCallback | None = None,
+        read: Sequence[int] | None = None,
+    ) -> tuple[Tensor, list[list[Readout]]]:
+        """All steps of `scheduler` from noise `latents` [B, L, n, n], with the hint `where` [B, 4, R, R].
+
+        With `none` [1, M, D], the code of nothing, guidance moves away from it. `read` gives the pictures' numbers of
+        objects, and asks for readouts.
+        """
+        if none is not None:
+            objects = _guided(objects, none)
+            where = torch.cat([where] * 2)
+        objects.keep = True
+        layers = interaction_layers(self.backbone) if read else []
+        readouts: list[list[Readout]] = [[] for _ in read or ()]
         # Schedulers that draw noise of their own draw each picture's from its own generator.
-        draws = "generator" in inspect.signature(scheduler.step).parameters
+        draws = generators and "generator" in inspect.signature(scheduler.step).parameters
         extra: dict[str, Any] = {"generator": list(generators)} if draws else {}
         for number, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
             scaled = latents
             if hasattr(scheduler, "scale_model_input"):
                 scaled = scheduler.scale_model_input(latents, timestep)
             objects.readings = [] if read else None
-            answer = self.backbone(torch.cat([scaled] * (len(where) // len(scaled))), timestep, where, objects)
-            if guidance != 1.0:
+            answer = self.backbone(scaled if none is None else torch.cat([scaled] * 2), timestep, where, objects)
+            if none is not None:
                 answer, without = answer.chunk(2)
                 answer = without + guidance * (answer - without)
-            if objects.readings is not None:
-                layers, counts = interaction_layers(self.backbone), batch.num_objects.tolist()
-                new = read_out(objects.readings, layers, number, float(timestep), counts)
+            if read and objects.readings is not None:
+                new = read_out(objects.readings, layers, number, float(timestep), read)
                 readouts = [old + more for old, more in zip(readouts, new, strict=True)]
             latents = scheduler.step(answer, timestep, latents, **extra).prev_sample
             if callback is not None:
                 latents = (callback(self, number, timestep, {"latents": latents}) or {}).get("latents", latents)
-        return Sampled(self.to_pixels(latents).clamp(-1, 1), latents, readouts)
+        return latents, readouts
 
-    def _objects(self, batch: Batch, guided: bool) -> Interactions:
-        """The batch's objects; if `guided`, once more with the code of nothing, behind them."""
-        objects = self.encode(batch)
-        if guided:
-            none = self.no_object(batch.regions)[:, None].expand_as(objects.codes)
-            objects.codes = torch.cat([objects.codes, none])
-            objects.regions = torch.cat([objects.regions] * 2)
-            objects.boxes = None if objects.boxes is None else torch.cat([objects.boxes] * 2)
-        objects.codes = objects.codes.to(self.backbone.dtype)
-        objects.keep = True
-        return objects
-
-    def _fresh_scheduler(self, steps: int, device: torch.device) -> Any:
+    def fresh_scheduler(self, steps: int, device: torch.device) -> Any:
         """The scheduler, without the memory that it may have of another batch."""
         found, expected = objective_of(self.scheduler), self.config.objective
         if found != expected:
@@ -285,6 +299,13 @@ class PICSPipeline(DiffusionPipeline):
             raise UserError(f"guidance_scale is {guidance}; expected 0 to 1000")
         if output_type not in ("pil", "np", "pt"):
             raise UserError(f"output_type is {output_type!r}; expected pil, np or pt")
+
+
+def _guided(objects: Interactions, none: Tensor) -> Interactions:
+    """The pictures twice: with their objects, then, on the same regions, with the code of nothing in their place."""
+    codes = torch.cat([objects.codes, none[:, None].expand_as(objects.codes)])
+    boxes = None if objects.boxes is None else torch.cat([objects.boxes] * 2)
+    return Interactions(codes, torch.cat([objects.regions] * 2), boxes)
 
 
 def _generators(given: Any, count: int) -> list[torch.Generator | int]:
