@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.config import OBJECTLESS, BuildConfig
 from pics_data.ledger import Ledger, read_ledger, write_index, write_rejects
-from pics_data.mixture import Member, identity, members_of
+from pics_data.mixture import Member, members_of
 from pics_data.pipeline import Todo, build_shards, check_address, engine
 from pics_data.plan import Counts, Plan, shards_of
-from pics_data.planning import install, planned
+from pics_data.planning import basis_of, install, planned
 from pics_data.progress import Progress, say
 from pics_data.shards import remove_leftovers
 
@@ -54,17 +55,18 @@ def build(config: BuildConfig, plan_only: bool = False) -> BuildResult:
             from pics_data.predict import check_predictor  # torch, or onnxruntime: only who predicts pays
 
             check_predictor(member.config.masks, member.config.mask_weights)
+    basis = basis_of(members)
     plans_with_ray = config.duplicates == "drop" or any(m.config.source in OBJECTLESS for m in members)
     with (
         engine(config) if plans_with_ray else nullcontext(),
-        planned(config, members) as (plan, is_stored),
+        planned(config, members, basis) as (plan, is_stored),
         lock_folder(config.out),
     ):
         if not is_stored:
-            plan = install(plan, config, members)
+            plan = install(plan, config, basis)
         elif plan.counts.missing:
             say(f"{plan.counts.missing} photos were missing when this folder was planned; a new --out would look again")
-        return _planned_result(plan, config) if plan_only else _build(config, members, plan)
+        return _planned_result(plan, config) if plan_only else _build(config, members, plan, basis.recipe)
 
 
 def _check_writable(out: str) -> None:
@@ -85,7 +87,7 @@ def _check_writable(out: str) -> None:
         raise UserError(f"--out: {nearest} cannot be written to; give another --out, or change its permissions")
 
 
-def _build(config: BuildConfig, members: list[Member], plan: Plan) -> BuildResult:
+def _build(config: BuildConfig, members: list[Member], plan: Plan, recipe: dict[str, Any]) -> BuildResult:
     folder = config.out
     remove_leftovers(folder)
     ledger = read_ledger(folder, plan, members)
@@ -110,7 +112,7 @@ def _build(config: BuildConfig, members: list[Member], plan: Plan) -> BuildResul
     result.made_samples, result.seconds = made, seconds
     result.rejects = write_rejects(folder, plan, members, ledger)
     _check_rejects(config, result)
-    write_index(folder, plan, members, ledger, identity(members))
+    write_index(folder, plan, members, ledger, recipe)
     return result
 
 

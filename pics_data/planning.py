@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,23 @@ from pics_data.sources import records_of
 RECIPE = "recipe.json"
 PLAN = "plan"
 OURS = {"README.md", "schema.json", PLAN, "annotated", "fingerprints"}  # what may be in a folder that is no build yet
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a build stands on, as JSON values.
+
+    `recipe` holds the settings that the shards' bytes depend on; `inputs` what the plan is made from, and marks by
+    which a change of it shows.
+    """
+
+    recipe: dict[str, Any]
+    inputs: list[dict[str, str]]
+
+
+def basis_of(members: list[Member]) -> Basis:
+    """To be taken once, before planning: an input that changes while it is read differs from it the next time."""
+    return Basis(identity(members), _inputs_of(members))
 
 
 def existing_recipe(out: str) -> dict[str, Any] | None:
@@ -49,15 +67,15 @@ def existing_recipe(out: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def planned(config: BuildConfig, members: list[Member]) -> Iterator[tuple[Plan, bool]]:
+def planned(config: BuildConfig, members: list[Member], basis: Basis) -> Iterator[tuple[Plan, bool]]:
     """The plan for the time of a `with` block, and whether it is the one that `config.out` holds.
 
     A new plan lies in a temporary folder, to be put in place by `install`. Raises `UserError` for bad input, and where
     `config.out` holds shards of another recipe.
     """
     existing = existing_recipe(config.out)
-    check_same_recipe(config.out, existing, identity(members))
-    if existing is not None and existing.get("inputs") == inputs_of(members):
+    check_same_recipe(config.out, existing, basis.recipe)
+    if existing is not None and existing.get("inputs") == basis.inputs:
         yield _stored_plan(config.out, existing), True
         return
     names = ", ".join(member.config.source for member in members)
@@ -85,14 +103,14 @@ def _finder(config: BuildConfig) -> FindDuplicates | None:
     return lambda photos: find_duplicates(photos, config)
 
 
-def install(plan: Plan, config: BuildConfig, members: list[Member]) -> Plan:
-    """Puts a new plan into `config.out`: its files, then `recipe.json`. Returns the plan where it now lies.
+def install(plan: Plan, config: BuildConfig, basis: Basis) -> Plan:
+    """Puts a new plan, made on `basis`, into `config.out`: its files, then `recipe.json`. Returns the plan where it now
+    lies.
 
     Raises `UserError` where a build with another plan is there already.
     """
     existing = existing_recipe(config.out)  # another build may have come while this one planned
-    recipe = identity(members)
-    check_same_recipe(config.out, existing, recipe)
+    check_same_recipe(config.out, existing, basis.recipe)
     if existing is not None and existing.get("plan_sha256") != plan.digest:
         raise UserError(
             f"--out: {config.out} was begun with other annotations or other photos present (same recipe, another "
@@ -102,9 +120,9 @@ def install(plan: Plan, config: BuildConfig, members: list[Member]) -> Plan:
     for path in sorted(Path(plan.folder).iterdir()):
         copy(path, storage.join(folder, path.name))
     value = {
-        "recipe": recipe,
+        "recipe": basis.recipe,
         "plan_sha256": plan.digest,
-        "inputs": inputs_of(members),
+        "inputs": basis.inputs,
         "counts": dataclasses.asdict(plan.counts),
         "groups": [dataclasses.asdict(group) for group in plan.groups],
     }
@@ -112,8 +130,8 @@ def install(plan: Plan, config: BuildConfig, members: list[Member]) -> Plan:
     return dataclasses.replace(plan, folder=folder)
 
 
-def inputs_of(members: list[Member]) -> list[dict[str, str]]:
-    """What a plan was made from, and marks by which a change of it shows. The photos themselves are not looked at."""
+def _inputs_of(members: list[Member]) -> list[dict[str, str]]:
+    """Where annotations and photos are. The photos themselves are not looked at."""
     inputs = []
     for member in members:
         config = member.config
@@ -128,8 +146,8 @@ def inputs_of(members: list[Member]) -> list[dict[str, str]]:
 def _signature(url: str) -> str:
     try:
         return storage.signature(url)
-    except FileNotFoundError:
-        return "missing"
+    except OSError:
+        return "missing"  # whoever reads it says what is wrong
 
 
 def check_same_recipe(out: str, existing: dict[str, Any] | None, recipe: dict[str, Any]) -> None:

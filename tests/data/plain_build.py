@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from pics_common import storage
 from pics_data.config import BuildConfig
 from pics_data.ledger import Ledger, write_index, write_rejects
-from pics_data.mixture import Member, identity, members_of
+from pics_data.mixture import Member, members_of
 from pics_data.pipeline import build_shard
 from pics_data.plan import Plan, make_plan, read_shard_plan, shards_of
-from pics_data.planning import install
+from pics_data.planning import basis_of, install
 from pics_data.records import Composition, Photo, Reject
 from pics_data.sources import records_of
 
@@ -52,14 +52,15 @@ def build_plainly(config: BuildConfig, *, backwards: bool = False) -> Plan:
     """Builds what `config` says, last shard first if `backwards`."""
     members = members_of(config)
     config = replace(config, out=storage.absolute(config.out))
+    basis = basis_of(members)
     plan = make_plan(members, lambda m: records_of(m.config), config, Path(mkdtemp(dir=FOLDERS.name)))
-    plan = install(plan, config, members)
+    plan = install(plan, config, basis)
     ledger = Ledger(plan.num_shards)
     shards = list(shards_of(plan, members))
     for number, shard, member in reversed(shards) if backwards else shards:
         ledger.enter(number, build_shard(number, shard, plan.folder, config.out, members[member].config))
     write_rejects(config.out, plan, members, ledger)
-    write_index(config.out, plan, members, ledger, identity(members))
+    write_index(config.out, plan, members, ledger, basis.recipe)
     return plan
 
 
