@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pics_common.errors import UserError, require_file
-from pics_model.autoencoder import decode_latent, encode_pixels
+from pics_model.autoencoder import decode_latent, encode_pixels, latent_stride
 from pics_model.backbone import interaction_layers
 from pics_model.object_encoder import nothing
 from pics_model.objects import Interactions
@@ -47,7 +47,8 @@ def read_goldens(path: Path) -> dict[str, Tensor]:
     """The golden tensors by name. Raises `UserError` if the file is no whole safetensors file, or holds none."""
     require_file(path, "--check")
     try:
-        goldens = load_file(path)
+        # As they were made: on a CPU, in float32.
+        goldens = {name: v.float() if v.is_floating_point() else v for name, v in load_file(path).items()}
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(
             f"--check {path}: cannot be read ({error}); expected whole safetensors, fetch it again"
@@ -61,11 +62,38 @@ def read_goldens(path: Path) -> dict[str, Tensor]:
 def check(pipeline: PICSPipeline, goldens: Mapping[str, Tensor], block: str | None) -> Iterator[Line]:
     """Computes every golden tensor, group by group. `block` is our name of the golden block in `backbone`; if None it
     is the first that fits and gives the golden output, or the first."""
+    _require_fitting(pipeline, goldens)
     for needs, group in GROUPS:
         if needs <= set(goldens):
             for name, found in group(pipeline, goldens, block):
                 tolerance = SAMPLER_TOLERANCE if SAMPLED.fullmatch(name) else TOLERANCE
                 yield Line(name, tuple(goldens[name].shape), largest_error(found, goldens[name]), tolerance)
+
+
+def _require_fitting(pipeline: PICSPipeline, goldens: Mapping[str, Tensor]) -> None:
+    """Raises `UserError` for inputs that another model was given, naming the tensor."""
+    width, latent = pipeline.backbone.config.code_channels, pipeline.backbone.config.latent_channels
+    pixels = goldens["hint"].shape[-1] if "hint" in goldens else 0
+    side = pixels // latent_stride(pipeline.autoencoder, 0)
+    size = pipeline.framing.object_resolution
+    for name, expected in (
+        ("object_images", (2, 3, size, size)),
+        ("object_codes", (2, "tokens", width)),
+        ("uncond_codes", (1, "tokens", width)),
+        ("vae_pixels", (1, 3, "R", "R")),
+        ("hint", (1, 4, pixels, pixels)),
+        ("masks", (1, 2, pixels, pixels)),
+        ("x", (1, latent, side, side)),
+        ("timestep", (1,)),
+        ("block_x", ("pictures", "tokens", "C")),
+        ("block_codes", ("pictures", 2, "tokens", width)),
+        ("block_masks", ("pictures", 2, "tokens")),
+    ):
+        found = tuple(goldens[name].shape) if name in goldens else expected
+        wanted = [a if isinstance(b, str) else b for a, b in zip(found, expected, strict=False)]
+        if len(found) != len(expected) or wanted != list(found):
+            words = ", ".join(map(str, expected))
+            raise UserError(f"goldens: {name} is {list(found)}; this model takes [{words}]: are they of another model?")
 
 
 Found = Iterator[tuple[str, Tensor]]

@@ -148,7 +148,7 @@ def _root(path: Path, archive: zipfile.ZipFile) -> str:
 
 def _require_little_endian(path: Path, archive: zipfile.ZipFile, root: str) -> None:
     name = f"{root}/byteorder"
-    order = archive.read(name)[:16] if name in archive.namelist() else b"little"
+    order = _read(path, archive, name) if name in archive.namelist() else b"little"
     if order != b"little":
         raise UserError(f"checkpoint {path}: byte order is {_short(order)}; expected little")
 
@@ -156,15 +156,24 @@ def _require_little_endian(path: Path, archive: zipfile.ZipFile, root: str) -> N
 def _pickle_bytes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.file_size > MOST_PICKLE_BYTES:
         raise UserError(f"checkpoint {path}: its data.pkl has {info.file_size} bytes; expected names, not weights")
+    data = _read(path, archive, info.filename)
     try:
-        data = archive.read(info)
         # An index into the memo makes the unpickler reserve room for as many; none can be beyond the file's length.
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(data):
                 raise ValueError("an index that cannot be")
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, UnicodeError, OverflowError) as error:
-        raise UserError(f"checkpoint {path}: its data.pkl is damaged ({_short(error)}); fetch it again") from None
+    except (EOFError, ValueError, UnicodeError, OverflowError) as error:
+        raise UserError(f"checkpoint {path}: its data.pkl is damaged ({_short(str(error))}); fetch it again") from None
     return data
+
+
+def _read(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise UserError(
+            f"checkpoint {path}: {_short(name)} is damaged ({_short(str(error))}); fetch it again"
+        ) from None
 
 
 def _record(path: Path, name: str, mapped: mmap.mmap, info: zipfile.ZipInfo | None) -> Record:
@@ -263,7 +272,9 @@ def _unpickled(path: Path, reader: _Unpickler) -> dict[Any, Any]:
     try:
         top = reader.load()
     except Exception as error:  # whatever bytes can make an unpickler say
-        raise UserError(f"checkpoint {path}: its pickle cannot be read ({_short(error)}); fetch it again") from None
+        raise UserError(
+            f"checkpoint {path}: its pickle cannot be read ({_short(str(error))}); fetch it again"
+        ) from None
     state = top.get("state_dict") if isinstance(top, dict) else None
     if not isinstance(state, dict) or not state:
         found = ", ".join(map(_short, list(top)[:6])) if isinstance(top, dict) else "no dictionary"
