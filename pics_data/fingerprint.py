@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pics_common import storage
-from pics_data.photofile import BROKEN, MAX_PIXELS, ORIENTATION
+from pics_data.photofile import BROKEN, MAX_PIXELS, ORIENTATION, TURNS, open_image, read_file
 
 # A row a photo, 37 bytes. `words` are the 256 bits: first the signs, the lowest frequency in the lowest bit of the
 # first word, then the comparisons. `pixels` are width times height. Where `valid` is False the photo could not be read
@@ -43,15 +43,6 @@ NOISE = 1.0
 # Pillow lets the JPEG decoder halve a picture as long as both its sides stay above; with fewer pixels the bits of a
 # resized copy differ more, with more the decoding takes longer.
 LEAST_SIDE = 96
-TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 DIGEST_KEY = b"pics.chunk"
 _COLUMNS = (*(f"word{i}" for i in range(WORDS)), "pixels", "valid")
 
@@ -100,7 +91,7 @@ def _small_grey(data: bytes, max_pixels: int) -> tuple[NDArray[np.float32] | Non
     Raises what Pillow raises (`BROKEN`). It decodes rather than OpenCV, since it says when a file is cut off: half a
     photo must not drop a whole one.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data) as image:
         width, height = image.size
         if width * height > max_pixels or image.mode.startswith(("I", "F")):
             return None, 0
@@ -112,9 +103,8 @@ def _small_grey(data: bytes, max_pixels: int) -> tuple[NDArray[np.float32] | Non
         grey = image if image.mode == "L" else image.convert("RGB").convert("L")
         # A triangle filter: a box lets more of the high frequencies through, which change when a photo is resized.
         small = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(0, 0, width / scale, height / scale))
-    if orientation in TURN:
-        small = small.transpose(TURN[orientation])
-    return np.asarray(small, np.float32), width * height
+    upright = TURNS.get(orientation, lambda pixels: pixels)(np.asarray(small, np.float32))
+    return np.ascontiguousarray(upright), width * height
 
 
 def fingerprint_chunk(photos: Photos, max_pixels: int = MAX_PIXELS) -> Fingerprints:
@@ -126,7 +116,7 @@ def fingerprint_chunk(photos: Photos, max_pixels: int = MAX_PIXELS) -> Fingerpri
     out = np.zeros(len(photos), FINGERPRINT)
     for row, (_, path) in enumerate(photos):
         try:
-            data = storage.read(path)
+            data = read_file(path)
         except (OSError, ValueError):  # a ValueError: a name that no file can have
             continue
         out[row] = fingerprint(data, max_pixels)

@@ -1,13 +1,11 @@
 """The members of a stored sample -> pixels, for whoever reads shards back: strict, as the bytes come from anywhere."""
 
-import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from pics_data.photofile import BROKEN, MAX_PIXELS, decode_photo, what_is_wrong
+from pics_data.photofile import BROKEN, MAX_PIXELS, decode_photo, open_image, what_is_wrong
 from pics_data.records import Photo, RejectError
 from pics_data.tar_read import DamageError
 
@@ -20,7 +18,7 @@ def decode(name: str, data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[Any]
     """
     wanted = "JPEG" if name.endswith(".jpg") else "PNG"
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image = open_image(data)
         if image.format != wanted and not (wanted == "JPEG" and image.format == "MPO"):
             raise DamageError(f"{name}: holds {image.format}")
         if image.width * image.height > max_pixels:

@@ -46,6 +46,11 @@ def what_is_wrong(error: Exception) -> str:
     return "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
+def open_image(data: bytes) -> Image.Image:
+    """A picture with its header read; nothing is decoded yet. Raises an error of `BROKEN`."""
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
 def read_photo(photo: Photo, max_pixels: int) -> tuple[NDArray[np.uint8], bytes | None]:
     """`read_bytes` and `decode_photo` in one."""
     return decode_photo(photo, read_bytes(photo), max_pixels)
@@ -113,15 +118,15 @@ def decode_photo(photo: Photo, data: bytes, max_pixels: int) -> tuple[NDArray[np
     return rgb, data if verbatim else None
 
 
-# EXIF's orientation -> what brings the stored pixels upright.
+# EXIF's orientation -> what brings the stored pixels, [H, W] or [H, W, 3], upright.
 TURNS = {
-    2: lambda rgb: rgb[:, ::-1],
-    3: lambda rgb: rgb[::-1, ::-1],
-    4: lambda rgb: rgb[::-1],
-    5: lambda rgb: rgb.swapaxes(0, 1),
-    6: lambda rgb: rgb.swapaxes(0, 1)[:, ::-1],
-    7: lambda rgb: rgb[::-1, ::-1].swapaxes(0, 1),
-    8: lambda rgb: rgb.swapaxes(0, 1)[::-1],
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
 SWAPPED = (5, 6, 7, 8)  # width and height change places
 
@@ -129,7 +134,7 @@ SWAPPED = (5, 6, 7, 8)  # width and height change places
 def _open(photo: Photo, data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     """The picture with its header read, and EXIF's orientation; nothing is decoded yet."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = open_image(data)
         width, height = image.size
         if width * height > max_pixels:
             raise RejectError("photo too large", f"{photo.path}: {width} x {height} pixels, limit {max_pixels}")

@@ -1,15 +1,12 @@
 """Photos that no annotation describes: found below a folder, and of the size that their files' headers say."""
 
-import io
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 
-from PIL import Image
-
 from pics_common import storage
-from pics_data.photofile import BROKEN, FORMATS, ORIENTATION, check_file, what_is_wrong
+from pics_data.photofile import BROKEN, ORIENTATION, SWAPPED, check_file, open_image, what_is_wrong
 from pics_data.records import Photo, Reject, RejectError
 from pics_data.sources.annotated_files import plain
 
@@ -18,7 +15,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # needs it, whose decoder wants the whole file.
 PREFIXES = (2**16, 2**20, -1)
 AHEAD = 32  # headers that are asked for at a time: a store answers late, but answers many
-TURNED = (5, 6, 7, 8)  # EXIF orientations that show rows as columns
 
 
 def find_photos(root: str) -> Iterator[tuple[str, str]]:
@@ -79,8 +75,8 @@ def photo_size(url: str) -> tuple[int, int]:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+    with open_image(data) as picture:
         width, height = picture.size
         # Without EXIF in the header, `getexif` would look for it behind the pixels.
-        turned = "exif" in picture.info and picture.getexif().get(ORIENTATION, 1) in TURNED
+        turned = "exif" in picture.info and picture.getexif().get(ORIENTATION, 1) in SWAPPED
     return (height, width) if turned else (width, height)

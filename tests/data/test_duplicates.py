@@ -1,6 +1,7 @@
 """Fingerprints that copies keep, all near pairs and no other, and one photo of each group, whoever comes first."""
 
 import io
+import os
 import pickle
 import tracemalloc
 from collections.abc import Iterator
@@ -127,6 +128,9 @@ def test_what_no_shard_could_hold_has_no_fingerprint() -> None:
     assert not fingerprint(encoded(Image.fromarray(np.zeros((50, 60), np.uint16)), "PNG"))["valid"]
     for data in (b"", b"text", whole[2:], b"\xff\xd8\xff" + bytes(1000), b"P6 4 four 255 " + bytes(48)):
         assert fingerprint(data) == np.zeros((), FINGERPRINT)
+    for form in ("TGA", "ICO", "PCX"):  # Pillow knows them, but no photo comes in them
+        data = encoded(picture(1), form)
+        assert fingerprint(data) == np.zeros((), FINGERPRINT)
 
 
 @given(st.data())
@@ -161,9 +165,11 @@ def photo_files(folder: Path, count: int) -> list[tuple[str, str]]:
 def test_a_photo_that_cannot_be_read_has_a_row_of_its_own(tmp_path: Path) -> None:
     photos = photo_files(tmp_path, 2)
     photos[1:1] = [("a", str(tmp_path / "missing.jpg")), ("b", str(tmp_path)), ("c", "nul\0.jpg"), ("d", "")]
+    os.mkfifo(tmp_path / "pipe.jpg")  # whoever reads it waits for ever
+    photos[1:1] = [("e", str(tmp_path / "pipe.jpg"))]
     found = fingerprint_chunk(photos)
-    assert found["valid"].tolist() == [True, False, False, False, False, True]
-    assert found[5] == fingerprint(Path(photos[5][1]).read_bytes())
+    assert found["valid"].tolist() == [True, False, False, False, False, False, True]
+    assert found[6] == fingerprint(Path(photos[6][1]).read_bytes())
 
 
 def test_a_chunk_is_kept_until_its_photos_are_others(tmp_path: Path) -> None:
