@@ -1,12 +1,16 @@
 """The rule of pairs against a brute-force oracle; chains, clusters and filters against what they promise."""
 
 import itertools
+import tracemalloc
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pics_data import choose as module
 from pics_data.choose import choose
 from pics_data.config import BuildConfig
 from pics_data.records import Instance, Photo
@@ -76,6 +80,82 @@ def test_more_objects_touch_in_a_chain_or_cluster(photo: Photo, size: int, count
             reached |= {k for pair, value in links.items() if value >= score * 0.999 for k in pair if reached & {*pair}}
         assert reached == set(range(size))
         assert score > 0
+
+
+def chosen_plainly(photo: Photo, size: int, count: int, containment: float) -> list[tuple[tuple[int, ...], float]]:
+    """The rule of `choose` by loops over all pairs: seeds by IoU, each grown by what touches it most."""
+    items = [item for item in photo.instances if not item.crowd]
+    places = [i for i, item in enumerate(photo.instances) if not item.crowd]
+    pairs = list(itertools.combinations(range(len(items)), 2))
+
+    def inner(i: int, j: int) -> float:
+        a, b = corners(items[i].box), corners(items[j].box)
+        return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+
+    def holds_most(i: int, j: int) -> bool:
+        return containment < 1 and inner(i, j) >= containment * items[j].box[2] * items[j].box[3]
+
+    def are_apart(i: int, j: int) -> bool:
+        return not any(holds(items[a], items[b]) or holds_most(a, b) for a, b in ((i, j), (j, i)))
+
+    link = {(i, j): iou(items[i], items[j]) if are_apart(i, j) else 0.0 for i, j in pairs}
+    link |= {(j, i): value for (i, j), value in link.items()}
+    found: dict[tuple[int, ...], float] = {}
+    for i, j in sorted((pair for pair in pairs if link[pair] > 0), key=lambda pair: -link[pair]):
+        members, weakest = [i, j], link[i, j]
+        while len(members) < size:
+            fits = [k for k in range(len(items)) if k not in members and all(are_apart(k, m) for m in members)]
+            best = max(fits, key=lambda k: max(link[k, m] for m in members), default=None)  # of equal ones, the first
+            if best is None or (most := max(link[best, m] for m in members)) == 0:
+                break
+            members.append(best)
+            weakest = min(weakest, most)
+        if len(members) == size:
+            found.setdefault(tuple(places[k] for k in sorted(members)), weakest)
+    return list(found.items())[:count]
+
+
+@st.composite
+def crowded_photo(draw: st.DrawFn) -> Photo:
+    """Many boxes, many of them equal or of equal IoU."""
+    sides = st.sampled_from([4.0, 6.0, 8.0])
+    places = st.integers(0, 5).map(lambda i: 3.0 * i)
+    found = draw(st.lists(st.tuples(places, places, sides, sides), min_size=2, max_size=24))
+    instances = tuple(Instance(str(i), "thing", box, 100.0) for i, box in enumerate(found))
+    return Photo("1", "coco", "1.jpg", 30, 30, instances)
+
+
+@given(
+    crowded_photo(),
+    st.integers(2, 5),
+    st.sampled_from([1, 3, 1000]),
+    st.sampled_from([1.0, 0.5]),
+    st.sampled_from([1, 7, 50, 2**18]),
+    st.sampled_from([1, 2, 5, 2**16]),
+)
+def test_in_blocks_and_by_parts_the_same_is_chosen_as_from_all_pairs(
+    photo: Photo, size: int, count: int, containment: float, cells: int, best: int
+) -> None:
+    with patch.object(module, "CELLS", cells), patch.object(module, "BEST", best):
+        chosen = chosen_of(photo, min_area=0.0, objects=size, pairs_per_photo=count, containment=containment)
+    plain = chosen_plainly(photo, size, count, containment)
+    assert [places for places, _ in chosen] == [places for places, _ in plain]
+    assert [score for _, score in chosen] == pytest.approx([score for _, score in plain])
+
+
+@pytest.mark.parametrize("objects", [2, 4])
+def test_memory_stays_flat_with_thousands_of_objects(objects: int) -> None:
+    random = np.random.default_rng(0)
+    drawn = np.concatenate([random.uniform(0, 500, (6000, 2)), random.uniform(110, 500, (6000, 2))], axis=1)
+    instances = tuple(Instance(str(i), "thing", tuple(box), 20000.0) for i, box in enumerate(drawn.tolist()))
+    photo = Photo("1", "coco", "1.jpg", 1000, 1000, instances)
+    tracemalloc.start()
+    try:
+        assert len(chosen_of(photo, objects=objects, pairs_per_photo=100)) == 100
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * 2**20  # a table of all pairs has 36 million cells
 
 
 def touching_row(count: int) -> Photo:
