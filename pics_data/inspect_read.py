@@ -1,22 +1,21 @@
 """`inspect` reads a folder of shards: the tables of samples where there are any, else some of its tars."""
 
-import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.ahead import read_ahead
 from pics_data.inspect_bare import NUM_MEASURED, NUM_TARS, read_bare_tar, spread
 from pics_data.inspect_survey import COLUMNS, NUM_EXAMPLES, Survey, add_table
-from pics_data.sample_table import FOLDER, SUFFIX
+from pics_data.parquet_read import read_batches
+from pics_data.sample_table import FOLDER, SUFFIX, read_table
 from pics_data.time_left import TimeLeft
 from pics_data.verify_papers import Index, members_of_recipe, read_index, read_recipe
 
@@ -125,7 +124,7 @@ def _read_tables(found: Found, whole: list[Shard], num_chosen: int) -> None:
     picks = _picks([shard.member for shard in whole], num_chosen)
     urls = [storage.join(found.folder, FOLDER, shard.name + SUFFIX) for shard in whole]
     with TimeLeft("inspect", "tables", len(whole)) as progress:
-        tables = read_ahead(urls, _read_table, TABLES_AHEAD)
+        tables = read_ahead(urls, lambda url: read_table(url, COLUMNS), TABLES_AHEAD)
         for i, (_, future) in enumerate(tables):
             table = future.result()
             sizes = np.asarray(table["num_bytes"], np.int64)
@@ -149,13 +148,6 @@ def _picks(members: list[str], num_chosen: int) -> dict[int, int]:
         for turn in range(-(-share // len(mine))):
             picks.update(mine[i] for i in spread(len(mine), share - turn * len(mine)))
     return picks
-
-
-def _read_table(url: str) -> pa.Table:
-    try:
-        return pq.read_table(io.BytesIO(storage.read(url)), columns=list(COLUMNS))
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:  # pyarrow's errors are of these kinds too
-        raise UserError(f"{url}: cannot be read ({error}); delete it and run the same build command again") from None
 
 
 def _read_tars(found: Found, num_chosen: int) -> None:
@@ -186,7 +178,8 @@ def _read_tars(found: Found, num_chosen: int) -> None:
 def _read_rejects(url: str) -> dict[tuple[str, str], RejectReason]:
     """Rejects by stage and reason, the most frequent first; a batch is in memory at a time."""
     reasons: dict[tuple[str, str], RejectReason] = {}
-    for table in _batches(url):
+    for batch in read_batches(url, ["key", "stage", "reason", "detail"]):
+        table = pa.Table.from_batches([batch])
         counted = table.group_by(["stage", "reason"]).aggregate([([], "count_all")])
         for row in counted.to_pylist():
             entry = reasons.setdefault((row["stage"], row["reason"]), RejectReason())
@@ -196,12 +189,3 @@ def _read_rejects(url: str) -> dict[tuple[str, str], RejectReason]:
                 first = table.filter(same).slice(0, NUM_EXAMPLES - len(entry.examples))
                 entry.examples += zip(first["key"].to_pylist(), first["detail"].to_pylist(), strict=True)
     return dict(sorted(reasons.items(), key=lambda item: -item[1].count))
-
-
-def _batches(url: str) -> Iterator[pa.Table]:
-    try:
-        with storage.open_read(url) as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(columns=["key", "stage", "reason", "detail"]):
-                yield pa.Table.from_batches([batch])
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise UserError(f"{url}: cannot be read ({error}); run the same build command again") from None

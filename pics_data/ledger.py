@@ -8,12 +8,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
-import pyarrow.parquet as pq
 
 from pics_common import storage
-from pics_common.errors import UserError
 from pics_data.ahead import read_ahead
 from pics_data.mixture import Member
+from pics_data.parquet_read import read_batches
 from pics_data.plan import Plan, shards_of
 from pics_data.records import Reject
 from pics_data.reject_file import RejectFile
@@ -86,9 +85,8 @@ def write_rejects(folder: str, plan: Plan, members: list[Member], ledger: Ledger
 
 
 def _plan_rejects(plan: Plan) -> Iterator[Reject]:
-    with storage.open_read(storage.join(plan.folder, "rejects.parquet")) as stream, pq.ParquetFile(stream) as file:
-        for batch in file.iter_batches():
-            yield from (Reject(**row) for row in batch.to_pylist())
+    for batch in read_batches(storage.join(plan.folder, "rejects.parquet")):
+        yield from (Reject(**row) for row in batch.to_pylist())
 
 
 def copy(path: Path, url: str) -> None:
@@ -127,12 +125,3 @@ def _write_entries(file: BinaryIO, plan: Plan, members: list[Member], ledger: Le
         }
         file.write(comma + orjson.dumps(entry))
         comma = b",\n"
-
-
-def read_rows(url: str, columns: list[str]) -> list[dict[str, Any]]:
-    """Rows of a Parquet file beside the shards. Raises `UserError` where it is damaged or of another kind."""
-    try:
-        with storage.open_read(url) as stream:
-            return pq.read_table(stream, columns=columns).to_pylist()
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:  # pyarrow's errors are of these kinds too
-        raise UserError(f"{url}: cannot be read ({error}); run the same build command again") from None

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.ahead import read_ahead
+from pics_data.parquet_read import AGAIN, told_if_damaged
 
 FOLDER = "parts"
 SUFFIX = ".parquet"
@@ -109,9 +110,9 @@ def read_tables(folder: str, split: str | None = None, columns: Sequence[str] | 
 
 def iter_tables(folder: str, split: str | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """As `read_tables`, a shard at a time: for more samples than memory holds."""
-    schema = _part_of_schema(columns)
+    _part_of_schema(columns)  # before anything is read
     urls = [storage.join(folder, FOLDER, shard + SUFFIX) for shard in _whole_shards(folder, split)]
-    for _, table in read_ahead(urls, lambda url: _read_table(url, schema), FILES_AHEAD):
+    for _, table in read_ahead(urls, lambda url: read_table(url, columns), FILES_AHEAD):
         yield table.result()
 
 
@@ -130,8 +131,8 @@ def _whole_shards(folder: str, split: str | None) -> list[str]:
     return sorted(s for s in shards if f"{s}.json" in names and split in (None, s.partition("-")[0]))
 
 
-def _read_table(url: str, schema: pa.Schema) -> pa.Table:
-    try:
+def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The samples of one shard, from its `<shard>.parquet`; `columns` takes a part only. Raises `UserError`."""
+    schema = _part_of_schema(columns)
+    with told_if_damaged(url, f"delete it and {AGAIN}"):
         return pq.read_table(io.BytesIO(storage.read(url)), columns=schema.names).select(schema.names).cast(schema)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:  # pyarrow's errors are of these kinds too
-        raise UserError(f"{url}: cannot be read ({error}); delete it and run the same build command again") from None

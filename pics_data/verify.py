@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pics_common import storage
 from pics_common.errors import UserError
+from pics_data.parquet_read import read_batches
 from pics_data.progress import say
 from pics_data.tar_read import DamageError, tar_samples
 from pics_data.time_left import TimeLeft
@@ -158,14 +157,8 @@ class _Rejects:
 
     @staticmethod
     def _keys(url: str) -> Iterator[str]:
-        try:
-            with storage.open_read(url) as stream, pq.ParquetFile(stream) as file:
-                for batch in file.iter_batches(columns=["key"]):
-                    yield from batch["key"].to_pylist()
-        except FileNotFoundError:
-            raise UserError(f"{url}: missing; run the same build command again") from None
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are of these kinds too
-            raise UserError(f"{url}: cannot be read ({error}); run the same build command again") from None
+        for batch in read_batches(url, ["key"]):
+            yield from batch["key"].to_pylist()
 
 
 def _run(

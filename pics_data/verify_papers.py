@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
+from pics_data.parquet_read import told_if_damaged
 from pics_data.photofile import MAX_PIXELS
 from pics_data.plan import SHARDS_A_FILE, plan_file, shard_name
 
@@ -139,13 +140,8 @@ def _config(values: Mapping[str, Any]) -> BuildConfig:
 def planned_keys(plan_folder: str, planned: Planned) -> list[str]:
     """The keys that the plan has for a shard, in order. Raises `UserError` where the plan is damaged."""
     url = storage.join(plan_folder, plan_file(planned.number))
-    try:
-        with storage.open_read(url) as stream, pq.ParquetFile(stream) as file:
-            table = file.read_row_group(planned.number % SHARDS_A_FILE, columns=["key", "shard"])
-    except FileNotFoundError:
-        raise UserError(f"{url}: missing, though recipe.json speaks of shard {planned.shard}") from None
-    except (OSError, ValueError, KeyError, IndexError) as error:  # pyarrow's errors are of these kinds too
-        raise UserError(f"{url}: cannot be read ({error}); run the same build command again") from None
+    with told_if_damaged(url), storage.open_read(url) as stream, pq.ParquetFile(stream) as file:
+        table = file.read_row_group(planned.number % SHARDS_A_FILE, columns=["key", "shard"])
     if set(table["shard"].to_pylist()) - {planned.shard}:
         raise UserError(f"{url}: row group {planned.number % SHARDS_A_FILE} is not shard {planned.shard}")
     return table["key"].to_pylist()

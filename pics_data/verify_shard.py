@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pics_common import storage
 from pics_common.errors import UserError
+from pics_data.parquet_read import told_if_damaged
 from pics_data.plan import read_shard_plan
 from pics_data.records import Composition
 from pics_data.sample_table import table_of
@@ -193,12 +194,8 @@ def _check_sum(planned: list[str] | None, found: list[str], rejected: list[str] 
 def _check_table(job: ShardJob, metas: list[Mapping[str, Any]]) -> None:
     """Raises `UserError` where the table of the shard's samples is not what the samples say."""
     url = table_path(job.folder, _shard_of(job))
-    try:
+    with told_if_damaged(url):
         found = pq.read_table(io.BytesIO(storage.read(url)))
-    except FileNotFoundError:
-        raise UserError(f"{url}: missing; run the same build command again to mend it") from None
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds too
-        raise UserError(f"{url}: cannot be read ({error}); run the same build command again") from None
     wanted = table_of(metas, _shard_of(job))
     if found.schema.names != wanted.schema.names:
         raise UserError(f"{url}: has other columns than this version writes; run the same build command again")
