@@ -7,7 +7,6 @@ names: so the way back gives the same bits (the unused `blend_mlp` aside).
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,49 +24,50 @@ from pics_model.published_write import SAFETENSORS_TYPES, STEM, Progress, Weight
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """Weights in safetensors files, by name; each is read when it is asked for."""
+class Value:
+    """Where a weight lies in a safetensors file."""
 
     path: Path
-    files: dict[str, Any]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    size: int
 
-    def read(self, name: str) -> Tensor:
-        value: Tensor = self.files[name].get_tensor(name)
-        return value
+    def read(self) -> Tensor:
+        """Read, not mapped: pages of a mapped file would count as memory until the end."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            data = bytearray(self.size)
+            file.readinto(data)
+        if not data:
+            return torch.empty(self.shape, dtype=self.dtype)
+        return torch.frombuffer(data, dtype=self.dtype).view(self.shape)
 
-    def dtype(self, name: str) -> torch.dtype:
-        kinds = {kind: dtype for dtype, kind in SAFETENSORS_TYPES.items()}
-        kind = self.files[name].get_slice(name).get_dtype()
-        if kind not in kinds:
-            raise UserError(f"{self.path}: weight {name} is {kind}; expected {', '.join(kinds)}")
-        return kinds[kind]
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.files[name].get_slice(name).get_shape())
+Stored = dict[str, Value]
 
 
 def write_back(out: Path, model: Path, published: Path) -> int:
     """Writes the checkpoint beside `out` and renames it; returns how many weights there are. `published` is the folder
     with `published.safetensors`. Raises `UserError` for a model that is not of the published kind, or was changed in
     what the published one does not have."""
-    with ExitStack() as stack:
-        pieces = pieces_of({part: _part(model, part, kind) for part, kind in PARTS.items()})
-        stored = {part: _open_part(stack, model / part) for part in PARTS}
-        kept, shapes = _open_kept(stack, published)
-        _account(model, pieces, stored, kept, shapes)
-        weights = _their_weights(pieces, stored, kept, shapes)
-        _require_unchanged(model, pieces, stored, kept)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        total = total_bytes(weights.values())
-        require_room(out.parent, total)
-        beside = out.with_name(f".{out.name}.partial")
-        try:
-            write_torch(beside, weights, Progress("written", total))
-            flush(beside)
-            beside.rename(out)
-        finally:
-            beside.unlink(missing_ok=True)
-        return len(weights)
+    pieces = pieces_of({part: _part(model, part, kind) for part, kind in PARTS.items()})
+    stored = {part: _stored(model / part) for part in PARTS}
+    kept, shapes = _kept(published)
+    _account(model, pieces, stored, kept, shapes)
+    _require_unchanged(model, pieces, stored, kept)
+    weights = _their_weights(pieces, stored, kept, shapes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    total = total_bytes(weights.values())
+    require_room(out.parent, total)
+    beside = out.with_name(f".{out.name}.partial")
+    try:
+        write_torch(beside, weights, Progress("written", total))
+        flush(beside)
+        beside.rename(out)
+    finally:
+        beside.unlink(missing_ok=True)
+    return len(weights)
 
 
 def _part(model: Path, part: str, kind: Any) -> Any:
@@ -87,7 +87,8 @@ def _part(model: Path, part: str, kind: Any) -> Any:
         ) from None
 
 
-def _open_part(stack: ExitStack, folder: Path) -> Stored:
+def _stored(folder: Path) -> Stored:
+    """The weights of a part of a model."""
     index = folder / f"{STEM}.safetensors.index.json"
     paths = [folder / f"{STEM}.safetensors"]
     if index.is_file():
@@ -95,21 +96,31 @@ def _open_part(stack: ExitStack, folder: Path) -> Stored:
             paths = sorted({folder / Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{index}: cannot be read ({error}); convert the model again") from None
-    files: dict[str, Any] = {}
-    for path in paths:
-        file = _open(stack, path)
-        files |= dict.fromkeys(file.keys(), file)
-    return Stored(folder, files)
+    return {name: value for path in paths for name, value in _values(path)[0].items()}
 
 
-def _open(stack: ExitStack, path: Path) -> Any:
+def _values(path: Path) -> tuple[Stored, dict[str, str]]:
+    """The weights and the metadata of a safetensors file."""
     try:
-        return stack.enter_context(safe_open(path, "pt"))
+        with safe_open(path, "pt"):  # refuses a header that is wrong, and a file that is cut short
+            pass
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be opened ({error}); expected whole safetensors") from None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", {})
+    kinds = {kind: dtype for dtype, kind in SAFETENSORS_TYPES.items()}
+    values: Stored = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in kinds:
+            raise UserError(f"{path}: weight {name} is {entry['dtype']}; expected {', '.join(kinds)}")
+        start, end = entry["data_offsets"]
+        values[name] = Value(path, kinds[entry["dtype"]], tuple(entry["shape"]), 8 + length + start, end - start)
+    return values, metadata
 
 
-def _open_kept(stack: ExitStack, folder: Path) -> tuple[Stored, dict[str, tuple[int, ...]]]:
+def _kept(folder: Path) -> tuple[Stored, dict[str, tuple[int, ...]]]:
     """What was kept of the published checkpoint; and its names and shapes, in its order."""
     path = folder / KEPT_FILE
     if not path.is_file():
@@ -117,13 +128,13 @@ def _open_kept(stack: ExitStack, folder: Path) -> tuple[Stored, dict[str, tuple[
             f"{folder}: no {KEPT_FILE}; expected a model that was converted from the published checkpoint: "
             f"give its folder with --published"
         )
-    file = _open(stack, path)
+    values, metadata = _values(path)
     try:
         shapes = {str(name): tuple(int(size) for size in shape)
-                  for name, shape in json.loads((file.metadata() or {})["published"])}  # fmt: skip
+                  for name, shape in json.loads(metadata["published"])}  # fmt: skip
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path}: does not list the published names ({error}); convert the checkpoint again") from None
-    return Stored(path, dict.fromkeys(file.keys(), file)), shapes
+    return values, shapes
 
 
 def _account(
@@ -131,17 +142,17 @@ def _account(
 ) -> None:
     ours = {(piece.part, piece.ours) for piece in pieces}
     known = {piece.theirs for piece in pieces}
-    missing = [f"{part}.{name}" for part, name in sorted(ours) if name not in stored[part].files]
-    left_over = [f"{part}.{name}" for part in stored for name in stored[part].files if (part, name) not in ours]
+    missing = [f"{part}.{name}" for part, name in sorted(ours) if name not in stored[part]]
+    left_over = [f"{part}.{name}" for part in stored for name in stored[part] if (part, name) not in ours]
     left_over += [f"{piece.part}.{piece.ours}" for piece in pieces if piece.theirs not in shapes]
-    unsaid = [name for name in shapes if name not in known and name not in kept.files]
+    unsaid = [name for name in shapes if name not in known and name not in kept]
     wrong = [f"{piece.part}.{piece.ours}" for piece in pieces
-             if (piece.ours in stored[piece.part].files and stored[piece.part].shape(piece.ours) != piece.shape)
+             if (piece.ours in stored[piece.part] and stored[piece.part][piece.ours].shape != piece.shape)
              or (piece.theirs in shapes and not piece.fits(shapes[piece.theirs]))]  # fmt: skip
     for what, names in (
         ("the model lacks weights", missing),
         ("the model has weights that the published one has not", left_over),
-        (f"{kept.path} lacks weights", unsaid),
+        (f"{KEPT_FILE} lacks weights", unsaid),
         ("weights have another shape than the published ones", wrong),
     ):
         if names:
@@ -152,8 +163,8 @@ def _require_unchanged(model: Path, pieces: list[Piece], stored: Mapping[str, St
     """What is computed of a kept weight must still be so, or the way back would lose what it has become."""
     for piece in pieces:
         if piece.kept:
-            expected = piece.value({piece.theirs: kept.read(piece.theirs)})
-            if not torch.equal(stored[piece.part].read(piece.ours).to(expected.dtype), expected):
+            expected = piece.value({piece.theirs: kept[piece.theirs].read()})
+            if not torch.equal(stored[piece.part][piece.ours].read().to(expected.dtype), expected):
                 raise UserError(
                     f"--model {model}: {piece.part}.{piece.ours} has been changed, and the published model has no "
                     f"place for it; expected it as converted"
@@ -168,14 +179,11 @@ def _their_weights(
         made_of[piece.theirs].append(piece)
     weights: dict[str, Weight] = {}
     for name, shape in shapes.items():
-        if name in kept.files:
-            weights[name] = Weight(kept.dtype(name), shape, partial(kept.read, name))
-        else:
-            found = made_of[name]
-            dtype = stored[found[0].part].dtype(found[0].ours)
-            weights[name] = Weight(dtype, shape, partial(_joined, found, stored, shape))
+        values = [kept[name]] if name in kept else [stored[piece.part][piece.ours] for piece in made_of[name]]
+        weights[name] = Weight(values[0].dtype, shape, partial(_joined, values, shape))
     return weights
 
 
-def _joined(pieces: list[Piece], stored: Mapping[str, Stored], shape: tuple[int, ...]) -> Tensor:
-    return torch.cat([stored[piece.part].read(piece.ours) for piece in pieces]).reshape(shape)
+def _joined(values: list[Value], shape: tuple[int, ...]) -> Tensor:
+    whole = values[0].read() if len(values) == 1 else torch.cat([value.read() for value in values])
+    return whole.view(shape)
