@@ -9,16 +9,16 @@ such as `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, or fsspec's configuration fi
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
+from pics_common import files
 from pics_common.errors import UserError
-from pics_common.files import flush, write_atomic
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ def signature(url: str) -> str:
 def write(url: str, data: bytes) -> None:
     """Writes a file that is whole or is not there, over what was there before."""
     if not is_remote(url):
-        write_atomic(local_path(url), data)
+        files.write_atomic(local_path(url), data)
     else:
         _ask(url, lambda fs, path: fs.pipe_file(path, data))
 
@@ -181,26 +181,24 @@ def new_file(url: str) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
 
     A local file is written beside its name; for a store it is written to this machine's temporary folder first.
     """
-    remote = is_remote(url)
-    folder = Path(tempfile.gettempdir()) if remote else local_path(url).parent
-    if not remote:
-        folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{base_name(url)}.{uuid.uuid4().hex[:12]}.tmp"  # no other attempt at the same file uses it
-    try:
-        with temporary.open("wb") as file:
+    if not is_remote(url):
+        with files.new_file(local_path(url)) as opened:
+            yield opened
+        return
+    with tempfile.NamedTemporaryFile(prefix="pics-") as file:
 
-            def commit() -> None:
-                file.flush()
-                if remote:
-                    _ask(url, lambda fs, path: fs.put_file(str(temporary), path))
-                else:
-                    os.fsync(file.fileno())
-                    temporary.replace(local_path(url))
-                    flush(folder)
+        def commit() -> None:
+            file.flush()
+            _ask(url, lambda fs, path: fs.put_file(file.name, path))
 
-            yield file, commit
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield cast("BinaryIO", file), commit
+
+
+def upload(path: Path, url: str) -> None:
+    """Copies a finished local file to `url`, where it appears whole."""
+    with path.open("rb") as source, new_file(url) as (target, commit):
+        shutil.copyfileobj(source, target, 2**22)
+        commit()
 
 
 def remove(url: str) -> None:

@@ -80,21 +80,13 @@ def write_rejects(folder: str, plan: Plan, members: list[Member], ledger: Ledger
             for _, _, mark in _read_marks(folder, having):
                 for reject in mark.rejects if mark else ():
                     rejects.add(reject)
-        copy(path, storage.join(folder, "rejects.parquet"))
+        storage.upload(path, storage.join(folder, "rejects.parquet"))
     return rejects.reasons
 
 
 def _plan_rejects(plan: Plan) -> Iterator[Reject]:
     for batch in read_batches(storage.join(plan.folder, "rejects.parquet")):
         yield from (Reject(**row) for row in batch.to_pylist())
-
-
-def copy(path: Path, url: str) -> None:
-    """Copies a finished local file to `url`, where it appears whole."""
-    with path.open("rb") as source, storage.new_file(url) as (target, commit):
-        while chunk := source.read(2**22):
-            target.write(chunk)
-        commit()
 
 
 def write_index(folder: str, plan: Plan, members: list[Member], ledger: Ledger, recipe: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import orjson
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.config import OBJECTLESS, BuildConfig
-from pics_data.ledger import copy
 from pics_data.mixture import Member, identity
 from pics_data.plan import Counts, FindDuplicates, Plan, ShardGroup, make_plan
 from pics_data.progress import PlanProgress, say
@@ -118,7 +117,7 @@ def install(plan: Plan, config: BuildConfig, basis: Basis) -> Plan:
         )
     folder = storage.join(config.out, PLAN)
     for path in sorted(Path(plan.folder).iterdir()):
-        copy(path, storage.join(folder, path.name))
+        storage.upload(path, storage.join(folder, path.name))
     value = {
         "recipe": basis.recipe,
         "plan_sha256": plan.digest,

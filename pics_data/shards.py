@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from pics_common import storage
+from pics_common.files import SUFFIX
 from pics_data.records import Reject, Sample
 from pics_data.sample_table import write_table
 
@@ -106,6 +107,6 @@ def remove_leftovers(folder: str) -> None:
     if storage.is_remote(folder):
         return
     path = storage.local_path(folder)
-    for leftover in (*path.rglob(".*.tmp"), *path.rglob(".*.partial")):
+    for leftover in path.rglob(f".*{SUFFIX}"):
         with suppress(FileNotFoundError):
             leftover.unlink()

@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
+from pics_data.ledger import INDEX_KIND
 from pics_data.parquet_read import told_if_damaged
 from pics_data.photofile import MAX_PIXELS
 from pics_data.plan import SHARDS_A_FILE, plan_file, shard_name
-
-INDEX_KIND = "wids-shard-index-v1"
 
 
 @dataclass(frozen=True, slots=True)
