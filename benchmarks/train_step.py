@@ -18,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pics_common.errors import run_command
 from pics_common.recipe import parse_recipe
+from pics_model.denoising import DenoisingLoss, draw
 from pics_model.optimizer import Optimizer
 from pics_model.presets import build, load_preset
 from pics_model.ranks import one_process_group
 from pics_model.stream import ShardStream
-from pics_model.train import DenoisingLoss, TrainConfig, draw
+from pics_model.train import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def main() -> int:
         torch.manual_seed(0)
         training = TrainConfig(shards=config.shards, out=Path("unused"), batch_size=config.batch_size)
         pipeline = build(load_preset(config.preset))
-        module = DenoisingLoss(pipeline, training)
+        module = DenoisingLoss(pipeline, training.background_weight)
         optimizer = Optimizer(module, "muon", training.learning_rate, training.matrix_rate, training.weight_decay)
         stream = ShardStream(config.shards, pipeline.framing, batch_size=config.batch_size, num_workers=1)
         batches = stream.batches()
@@ -68,12 +69,12 @@ def main() -> int:
 
         for step in range(config.steps + 3):
             batch = timed("data", lambda: next(batches))
-            drawn = draw(batch, pipeline, training)
+            drawn = draw(batch.seeds, batch.num_objects, pipeline.latent_shape)
             if step == 2:
                 with FlopCounterMode(display=False) as counter:
-                    module(batch, *drawn).backward()
+                    module(batch, drawn).backward()
                 flops = counter.get_total_flops()
-            loss = timed("forward", lambda batch=batch, drawn=drawn: module(batch, *drawn))
+            loss = timed("forward", lambda batch=batch, drawn=drawn: module(batch, drawn))
             timed("backward", lambda loss=loss: loss.backward())
             timed("optimizer", lambda: optimizer.step(0.1))
         medians = {part: statistics.median(values[3:]) for part, values in times.items()}

@@ -1,12 +1,15 @@
 """Checkpoints (for resuming) and snapshots (for users).
 
 `checkpoints/<samples>/` holds `weights.safetensors`, `optimizer.safetensors` and `state.json`, which is written last
-into a folder that is renamed into place: a checkpoint is whole or is not there. `model/` is the snapshot, a folder
-that `PICSPipeline.from_pretrained` opens. Nothing is pickled.
+into a folder that is renamed into place: a checkpoint is whole or is not there. It holds what is trained, and of what
+is frozen (a DINOv2 trunk has a billion weights) only a fingerprint. `model/` is the snapshot, a folder that
+`PICSPipeline.from_pretrained` opens. Nothing is pickled.
 """
 
+import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +22,69 @@ from pics_common.errors import UserError
 from pics_common.files import flush
 from pics_model.optimizer import Optimizer
 from pics_model.pipeline import PICSPipeline
+from pics_model.snapshot import save_model
 
-FORMAT = 2
+FORMAT = 3
+FINGERPRINT_VALUES = 16  # read of each frozen weight: who has another file has other numbers everywhere
 
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
     """What a run must know to go on, besides tensors: the clock is `samples`, all else is a function of it.
 
-    `preset` are all values of the preset, `settings` those of the command, both as JSON.
+    `model` is what the model is made of (`describe`), `frozen` the fingerprint of the weights that are not trained,
+    `settings` are the command's, all as JSON.
     """
 
     samples: int
-    preset: dict[str, Any]
+    model: dict[str, Any]
+    frozen: str
     settings: dict[str, Any]
     format: int = FORMAT
+
+
+def describe(pipeline: PICSPipeline) -> dict[str, Any]:
+    """What a model is made of, as JSON: its framing and objective, and the class and configuration of each part."""
+    made: dict[str, Any] = {key: pipeline.config[key] for key in ("framing", "objective", "patch")}
+    for name in ("backbone", "object_encoder", "scheduler", "autoencoder", "text_encoder"):
+        part = getattr(pipeline, name)
+        if part is not None:
+            config = part.config if isinstance(part.config, Mapping) else part.config.to_dict()
+            # Names that begin with _ say where a part was loaded from, and by which version.
+            values = {key: value for key, value in config.items() if not key.startswith("_")}
+            made[name] = {"class": type(part).__name__} | values
+    result: dict[str, Any] = json.loads(json.dumps(made, default=str))
+    return result
+
+
+def first_difference(found: Any, expected: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first key, dotted and in alphabetical order, at which two descriptions differ, and both values; None where
+    a side lacks it."""
+    if not isinstance(found, dict) or not isinstance(expected, dict):
+        return None if found == expected else (key, found, expected)
+    for name in sorted(found.keys() | expected.keys()):
+        inner = f"{key}.{name}" if key else name
+        different = first_difference(found.get(name), expected.get(name), inner)
+        if different:
+            return different
+    return None
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Of the weights that are not trained: their names, shapes, and some values of each."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if not weight.requires_grad:
+            values = weight.detach().flatten()
+            some = values[:: max(1, len(values) // FINGERPRINT_VALUES)].float().cpu().numpy()
+            digest.update(f"{name} {list(weight.shape)} ".encode() + some.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds: the state without the weights that are frozen."""
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def save_checkpoint(run: Path, model: nn.Module, optimizer: Optimizer, state: TrainState, keep: int) -> Path:
@@ -44,9 +95,8 @@ def save_checkpoint(run: Path, model: nn.Module, optimizer: Optimizer, state: Tr
     for left in folder.glob(".*"):  # of a run that was killed
         shutil.rmtree(left)
     partial.mkdir()
-    save_file(
-        {name: t.detach().contiguous() for name, t in model.state_dict().items()}, partial / "weights.safetensors"
-    )
+    weights = {name: tensor.detach().contiguous() for name, tensor in trained_tensors(model).items()}
+    save_file(weights, partial / "weights.safetensors")
     save_file(optimizer.tensors(), partial / "optimizer.safetensors")
     (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
     for file in partial.iterdir():
@@ -84,30 +134,22 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer) ->
     """Puts a checkpoint's tensors into model and optimizer. Raises `UserError` naming file and key if one differs."""
     path = checkpoint / "weights.safetensors"
     found = _load(path)
-    expected = model.state_dict()
+    expected = trained_tensors(model)
     for name in sorted(expected.keys() | found.keys()):
         shapes = [list(tensors[name].shape) if name in tensors else "absent" for tensors in (found, expected)]
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"checkpoint {path}: weight `{name}` is {shapes[0]}, expected {shapes[1]}; "
-                f"was it made with another preset?"
+                f"remove its folder to resume from before"
             )
-    model.load_state_dict(found)
+    model.load_state_dict(found, strict=False)
     path = checkpoint / "optimizer.safetensors"
     optimizer.load(_load(path), str(path))
 
 
 def save_snapshot(run: Path, pipeline: PICSPipeline) -> Path:
     """Writes the model for users, `model/`, whole or not at all."""
-    final, partial, old = run / "model", run / ".model.partial", run / ".model.old"
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
-    pipeline.save_pretrained(partial, safe_serialization=True)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-    return final
+    return save_model(run / "model", pipeline)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -6,34 +6,40 @@ settings and of it. So a run continues from a checkpoint as if it had never stop
 
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
-from pics_model.autoencoder import latent_weight
 from pics_model.checkpoint import (
     TrainState,
+    describe,
+    fingerprint,
+    first_difference,
     list_checkpoints,
     load_checkpoint,
     read_state,
     save_checkpoint,
     save_snapshot,
 )
-from pics_model.inputs import Batch, hint, to_signed
-from pics_model.objectives import TimestepRule, draw_noise, objective_target, weighted_error
+from pics_model.denoising import DenoisingLoss, Draws, draw
+from pics_model.infer import load_model
+from pics_model.inputs import Batch
+from pics_model.objectives import TimestepRule
 from pics_model.optimizer import Optimizer, OptimizerKind
 from pics_model.pipeline import PICSPipeline
-from pics_model.presets import Preset, build, load_preset
+from pics_model.presets import build, load_preset
 from pics_model.ranks import STEPS_BETWEEN_TALKS, Ranks, one_process_group, terminations
 from pics_model.settings import plain, require_ranges
 from pics_model.stream import ShardStream
+from pics_model.trainable import Trains, choose_trainable
 from pics_model.watch import Watch
 
 
@@ -45,8 +51,13 @@ class TrainConfig:
     """Folder of shards, or one tar."""
     out: Path
     """Folder of the run: checkpoints, TensorBoard logs, and the model."""
-    preset: str = "tiny"
-    """Name of a preset, or path of a YAML file like it."""
+    preset: str | None = None
+    """Name of a preset, or path of a YAML file like it, to start from random weights; `tiny` if nothing is given."""
+    init: Path | None = None
+    """Folder of a saved model or of a run, to start from its weights, in place of a preset."""
+    trains: Trains = "all"
+    """What moves: all; what the authors trained (ControlNet, U-Net's decoder, projector, and the interaction's own
+    weights everywhere); or the interaction's own weights and the projector alone."""
     steps: int = 1000
     """Optimiser steps in all; the learning rate falls to zero over them."""
     batch_size: int = 16
@@ -64,9 +75,16 @@ class TrainConfig:
     """Largest norm of the gradient."""
     background_weight: float = 0.1
     """Weight of the loss outside of the regions, where the output is not used; 1 inside."""
-    object_dropout: float = 0.05
+    unconditional_dropout: float = 0.05
     """Share of samples that are trained without object codes, for guidance."""
+    object_dropout: float = 0.0
+    """Share of samples, of those with two objects or more, of which one is left out and stays in the background: so the
+    model also learns to insert objects one at a time."""
     timesteps: TimestepRule = "uniform"
+    """Noise levels that are trained: evenly; `published`, 70 % from the less noisy half; `logit_normal`, most from the
+    middle, usual for flow matching."""
+    min_snr: float = 0.0
+    """Gamma of min-SNR weighting, 5 in its paper; 0 weighs all noise levels alike."""
     cutouts: Literal["visible", "full", "mix"] = "visible"
     """Object pictures: as far as the photo shows them, whole where the shards know it, or either by chance."""
     split: Literal["train", "val", "all"] = "train"
@@ -77,6 +95,8 @@ class TrainConfig:
     """CPU threads a rank; 0 shares the machine's cores among the ranks."""
     bf16: bool = False
     """Computes in bfloat16 where it is safe."""
+    checkpointing: bool = False
+    """Gradient checkpointing: less memory, more time."""
     save_every: int = 500
     """Steps between checkpoints."""
     keep: int = 2
@@ -99,7 +119,9 @@ class TrainConfig:
                 "weight_decay": anything,
                 "clip": (1e-9, math.inf),
                 "background_weight": anything,
+                "unconditional_dropout": (0, 1),
                 "object_dropout": (0, 1),
+                "min_snr": anything,
                 "seed": (0, 2**63 - 1),
                 "workers": anything,
                 "threads": anything,
@@ -108,31 +130,6 @@ class TrainConfig:
                 "log_every": anything,
             },
         )
-
-
-class DenoisingLoss(nn.Module):
-    """One module from batch to loss, so that DDP sees one forward call."""
-
-    def __init__(self, pipeline: PICSPipeline, config: TrainConfig) -> None:
-        super().__init__()
-        self.backbone, self.object_encoder = pipeline.backbone, pipeline.object_encoder
-        self.pipeline = [pipeline]  # in a list: its parts are registered above, once
-        self.config = config
-
-    def forward(self, batch: Batch, noise: Tensor, timesteps: Tensor, drop: Tensor) -> Tensor:
-        """batch of B, noise [B, L, n, n], timesteps [B], drop [B] bool (trained without object codes) -> loss []."""
-        pipeline = self.pipeline[0]
-        with torch.no_grad():
-            clean = pipeline.to_latent(to_signed(batch.target)).float()
-        noisy = pipeline.scheduler.add_noise(clean, noise, timesteps)
-        objects = pipeline.encode(batch)
-        none = pipeline.no_object(noisy)[None].to(objects.codes.dtype)
-        objects.codes = torch.where(drop[:, None, None, None], none, objects.codes)
-        answer = self.backbone(noisy, timesteps, hint(batch.target, batch.regions, batch.valid), objects)
-        inside = batch.regions.any(1, keepdim=True).float()
-        weight = (inside + self.config.background_weight * (1 - inside)) * batch.valid[:, None]
-        weight = latent_weight(pipeline.autoencoder, pipeline.config.patch, weight).expand_as(clean)
-        return weighted_error(answer, objective_target(pipeline.scheduler, clean, noise, timesteps), weight)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -148,10 +145,8 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
     SIGTERM makes it save a checkpoint and stop: after the step at hand, or where ranks must agree on one, within
     `STEPS_BETWEEN_TALKS`.
     """
-    preset = load_preset(config.preset)
     _check(config, ranks)
-    torch.manual_seed(config.seed)
-    pipeline = build(preset).to(ranks.device)
+    pipeline = _model(config).to(ranks.device)
     stream = ShardStream(
         config.shards,
         pipeline.framing,
@@ -163,50 +158,60 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
         split=config.split,
         cutouts=config.cutouts,
     )
-    module = DenoisingLoss(pipeline, config)
+    module = DenoisingLoss(pipeline, config.background_weight, config.min_snr)
     rates = (config.learning_rate, config.matrix_rate)
     optimizer = Optimizer(module, config.optimizer, *rates, config.weight_decay)
-    steps = _resume(config, preset, module, optimizer)
+    steps = _resume(config, module, optimizer)
     ddp = DistributedDataParallel(module) if ranks.size > 1 else module
     watch = Watch(config.out, config.steps, config.batch_size, config.log_every, ranks)
     with watch, terminations() as terminated:
-        watch.start(plain(config), pipeline, stream.num_samples, steps)
+        watch.start(plain(config) | {"preset": pipeline.config.preset}, pipeline, stream.num_samples, steps)
         batches = iter(stream.batches(steps * config.batch_size))
         stopped = False
         while steps < config.steps and not stopped:
             batch = watch.waiting(batches).to(ranks.device)
-            loss, norm = _step(ddp, optimizer, batch, steps, pipeline, config)
+            loss, norm = _step(ddp, optimizer, batch, _draw(batch, pipeline, config).to(ranks.device), steps, config)
             steps += 1
             stopped = (ranks.size == 1 or steps % STEPS_BETWEEN_TALKS == 0) and ranks.any(terminated())
             saving = steps % config.save_every == 0 or steps == config.steps or stopped
             watch.step(steps, loss, norm, rate(steps - 1, config.warmup, config.steps), saving)
             if saving and ranks.is_first:
-                _save(config, preset, pipeline, module, optimizer, steps)
+                _save(config, module, optimizer, steps)
         watch.finish(steps, config.out / "model")
     return steps >= config.steps
 
 
+def _model(config: TrainConfig) -> PICSPipeline:
+    """The model as it is before its first step. Raises `UserError` if there is none, or none that can be trained."""
+    torch.manual_seed(config.seed)
+    pipeline = load_model(config.init) if config.init else build(load_preset(config.preset or "tiny"))
+    scheduler = pipeline.scheduler
+    if not isinstance(scheduler, DDIMScheduler | FlowMatchEulerDiscreteScheduler):
+        raise UserError(
+            f"--init {config.init}: its scheduler is a {type(scheduler).__name__}, which is only for sampling; "
+            f"expected DDIMScheduler or FlowMatchEulerDiscreteScheduler"
+        )
+    choose_trainable(pipeline, config.trains)
+    if config.checkpointing:
+        pipeline.backbone.enable_gradient_checkpointing()
+    return pipeline
+
+
 def _step(
-    ddp: nn.Module, optimizer: Optimizer, batch: Batch, steps: int, pipeline: PICSPipeline, config: TrainConfig
+    ddp: nn.Module, optimizer: Optimizer, batch: Batch, draws: Draws, steps: int, config: TrainConfig
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step; returns this rank's loss and the gradient's norm before clipping."""
     with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=config.bf16):
-        loss: Tensor = ddp(batch, *draw(batch, pipeline, config))
+        loss: Tensor = ddp(batch, draws)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(list(ddp.parameters()), config.clip)
     optimizer.step(rate(steps, config.warmup, config.steps))
     return loss.detach(), norm
 
 
-def draw(batch: Batch, pipeline: PICSPipeline, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """What is random in a step, each sample's from its own seed: noise [B, L, n, n], timesteps [B], and [B] bool,
-    whether it is trained without its object codes."""
-    device = batch.target.device
-    noise, timesteps = draw_noise(
-        batch.seeds, pipeline.latent_shape, pipeline.scheduler.config.num_train_timesteps, config.timesteps
-    )
-    drop = torch.tensor([(seed >> 8) % 10_000 < config.object_dropout * 10_000 for seed in batch.seeds.tolist()])
-    return noise.to(device), timesteps.to(device), drop.to(device)
+def _draw(batch: Batch, pipeline: PICSPipeline, config: TrainConfig) -> Draws:
+    dropouts = (config.unconditional_dropout, config.object_dropout)
+    return draw(batch.seeds, batch.num_objects, pipeline.latent_shape, config.timesteps, *dropouts)
 
 
 def rate(step: int, warmup: int, total: int) -> float:
@@ -217,17 +222,18 @@ def rate(step: int, warmup: int, total: int) -> float:
 
 
 def _check(config: TrainConfig, ranks: Ranks) -> None:
+    if config.init and config.preset:
+        raise UserError(f"--preset {config.preset}: --init {config.init} brings sizes and weights; give one of the two")
     if config.batch_size % ranks.size:
         raise UserError(f"--batch-size {config.batch_size}: expected a multiple of the {ranks.size} ranks")
     if not config.resume and list_checkpoints(config.out):
         raise UserError(f"--out {config.out} holds a run; --resume continues it, or choose another folder")
 
 
-def _save(
-    config: TrainConfig, preset: Preset, pipeline: PICSPipeline, module: nn.Module, optimizer: Optimizer, steps: int
-) -> None:
+def _save(config: TrainConfig, module: DenoisingLoss, optimizer: Optimizer, steps: int) -> None:
     """The snapshot first: were the run killed between the two, it would save both again."""
-    state = TrainState(steps * config.batch_size, asdict(preset), plain(config))
+    pipeline = module.pipeline[0]
+    state = TrainState(steps * config.batch_size, describe(pipeline), fingerprint(module), plain(config))
     try:
         save_snapshot(config.out, pipeline)
         save_checkpoint(config.out, module, optimizer, state, config.keep)
@@ -235,17 +241,26 @@ def _save(
         raise UserError(f"run {config.out}: cannot be written ({error}); make room for it, then --resume") from None
 
 
-def _resume(config: TrainConfig, preset: Preset, module: nn.Module, optimizer: Optimizer) -> int:
+def _resume(config: TrainConfig, module: DenoisingLoss, optimizer: Optimizer) -> int:
     """Loads the newest checkpoint if asked to; returns the steps done."""
     found = list_checkpoints(config.out) if config.resume else []
     if not found:
         return 0
     state = read_state(found[-1])
-    different = sorted(key for key, value in asdict(preset).items() if state.preset.get(key) != value)
+    begun = f"--init {config.init}" if config.init else f"--preset {config.preset or 'tiny'}"
+    different = first_difference(state.model, describe(module.pipeline[0]))
     if different:
+        key, before, now = different
         raise UserError(
-            f"checkpoint {found[-1]}: made with preset {state.preset.get('name')}, whose `{different[0]}` is not that "
-            f"of --preset {config.preset}; give the preset it was made with, or another --out"
+            f"checkpoint {found[-1]}: made with another model than {begun}: `{key}` was {before!r} and is {now!r}; "
+            f"begin as that run did, or give another --out"
+        )
+    if state.settings.get("trains") != config.trains:
+        raise UserError(f"--trains {config.trains}: {found[-1]} was made with {state.settings.get('trains')}")
+    if state.frozen != fingerprint(module):
+        raise UserError(
+            f"checkpoint {found[-1]}: the weights of {begun} that are not trained are others than those the run began "
+            f"with; begin as that run did, or give another --out"
         )
     if state.samples % config.batch_size:
         raise UserError(
