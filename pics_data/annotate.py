@@ -13,7 +13,7 @@ import orjson
 
 from pics_common import storage
 from pics_data.config import BuildConfig
-from pics_data.pipeline import WINDOW, engine, raise_user_error
+from pics_data.pipeline import WINDOW, engine, map_by_actors, raise_user_error
 from pics_data.predict.shards import AnnotateChunk, chunk_file, photo_from_json
 from pics_data.predict.weights import weights_digest
 from pics_data.records import Photo, Reject
@@ -74,13 +74,7 @@ def _predict(todo: list[dict[str, Any]], folder: str, config: BuildConfig) -> It
     import ray
 
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo))
-    done = dataset.map(
-        AnnotateChunk,
-        fn_constructor_args=(folder, config),
-        compute=ray.data.ActorPoolStrategy(size=config.predictors),
-        num_gpus=config.gpus_per_worker or None,
-        num_cpus=0 if config.gpus_per_worker else 1,
-    )
+    done = map_by_actors(dataset, AnnotateChunk, (folder, config), config)
     try:
         for row in done.iter_rows():
             yield int(row["number"])

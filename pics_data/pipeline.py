@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -111,7 +111,7 @@ def build_shards(
     """
     import ray
 
-    configs = [replace(member.config, retry_rejects=config.retry_rejects) for member in members]
+    configs = [member.config for member in members]
     shards = iter(todo)
     while window := list(islice(shards, WINDOW)):
         left = {number: shard for number, shard, _ in window}
@@ -159,7 +159,7 @@ def _run(
     # A block a shard, or Ray would give a worker several shards and leave others without.
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if any(config.masks != "given" for config in configs):
-        dataset = _with_masks(ray, dataset, plan_folder, configs)
+        dataset = _with_masks(dataset, plan_folder, configs)
     compute = ray.data.TaskPoolStrategy(size=workers) if workers else None
     with warnings.catch_warnings():
         # Ray 2.60 calls this way of passing `max_retries` deprecated, and offers no other yet.
@@ -172,14 +172,21 @@ def _run(
         yield row["number"], ShardMark(**values, rejects=rejects)
 
 
-def _with_masks(ray: Any, dataset: Any, plan_folder: str, configs: list[BuildConfig]) -> Any:
+def _with_masks(dataset: Any, plan_folder: str, configs: list[BuildConfig]) -> Any:
     """Adds the stage that predicts the silhouettes of a shard's objects: an operator with GPUs of its own."""
     from pics_data.predict.shards import PredictShard
 
     config = next(config for config in configs if config.masks != "given")
+    return map_by_actors(dataset, PredictShard, (plan_folder, configs), config)
+
+
+def map_by_actors(dataset: Any, actor: type, arguments: tuple[Any, ...], config: BuildConfig) -> Any:
+    """Maps a Ray dataset by a pool of predictors, each made once of `arguments`, with the resources `config` says."""
+    import ray
+
     return dataset.map(
-        PredictShard,
-        fn_constructor_args=(plan_folder, configs),
+        actor,
+        fn_constructor_args=arguments,
         compute=ray.data.ActorPoolStrategy(size=config.predictors),
         num_gpus=config.gpus_per_worker or None,
         num_cpus=0 if config.gpus_per_worker else 1,
