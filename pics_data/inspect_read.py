@@ -14,10 +14,11 @@ from pics_common.errors import UserError
 from pics_data.ahead import read_ahead
 from pics_data.inspect_bare import NUM_MEASURED, NUM_TARS, read_bare_tar, spread
 from pics_data.inspect_survey import COLUMNS, NUM_EXAMPLES, Survey, add_table
+from pics_data.mixture import members_of_identity
 from pics_data.parquet_read import read_batches
 from pics_data.sample_table import FOLDER, SUFFIX, read_table
 from pics_data.time_left import TimeLeft
-from pics_data.verify_papers import Index, members_of_recipe, read_index, read_recipe
+from pics_data.verify_papers import Index, read_index, read_recipe
 
 TABLES_AHEAD = 16
 
@@ -69,9 +70,7 @@ class Found:
         if self.index:
             return {entry.source: entry.weight for entry in self.index.entries if entry.source}
         if self.recipe:
-            weights = [member.get("weight", 1.0) for member in self.recipe["recipe"].get("members", [{}])]
-            members = members_of_recipe(self.recipe["recipe"])
-            return {config.source: weight for (_, config), weight in zip(members, weights, strict=True)}
+            return {member.config.source: member.weight for member in members_of_identity(self.recipe["recipe"])}
         return {}
 
 

@@ -1,6 +1,7 @@
 """What a build is made of: one source, or a mixture of several, each with a recipe and a weight of its own."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,30 @@ def identity(members: list[Member]) -> dict[str, Any]:
         for member in members
     ]
     return {"bytes_version": BYTES_VERSION, **shared, "members": own}
+
+
+def members_of_identity(values: Mapping[str, Any]) -> list[Member]:
+    """The members that `identity` wrote down: with all settings that it holds, and this version's defaults besides.
+
+    Settings that this version does not know are left out. Raises `KeyError` or `TypeError` for other values.
+    """
+    shared = {name: value for name, value in values.items() if name != "members"}
+    if "members" not in values:
+        return [Member("", 1.0, _config(shared))]
+    return [
+        Member(member["name"], float(member.get("weight", 1.0)), _config({**shared, **member}))
+        for member in values["members"]
+    ]
+
+
+def _config(values: Mapping[str, Any]) -> BuildConfig:
+    known = {field.name for field in dataclasses.fields(BuildConfig)}
+    plain: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known
+    }
+    if plain.get("meshes"):
+        plain["meshes"] = Path(plain["meshes"])
+    return BuildConfig(**plain)
 
 
 def _settings(config: BuildConfig) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """What stands beside the tars of a build: the index, the recipe, and where each shard stands in the plan."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,9 +11,10 @@ from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
 from pics_data.ledger import INDEX_KIND
+from pics_data.mixture import members_of_identity
 from pics_data.parquet_read import told_if_damaged
 from pics_data.photofile import MAX_PIXELS
-from pics_data.plan import SHARDS_A_FILE, plan_file, shard_name
+from pics_data.plan import SHARDS_A_FILE, Plan, ShardGroup, plan_file, shards_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,35 +105,13 @@ def planned_shards(folder: str, recipe: Mapping[str, Any]) -> Iterator[Planned]:
 
     Raises `UserError` where `recipe` is damaged.
     """
-    number = 0
     try:
-        members = members_of_recipe(recipe["recipe"])
-        for group in recipe["groups"]:
-            name, config = members[group["member"]]
-            for i in range(group["num_shards"]):
-                yield Planned(number, shard_name(group["split"], name, i), config)
-                number += 1
+        members = members_of_identity(recipe["recipe"])
+        plan = Plan(storage.join(folder, "plan"), groups=[ShardGroup(**group) for group in recipe["groups"]])
+        for number, shard, member in shards_of(plan, members):
+            yield Planned(number, shard, members[member].config)
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{storage.join(folder, 'recipe.json')}: not the recipe of a build ({error})") from None
-
-
-def members_of_recipe(recipe: Mapping[str, Any]) -> list[tuple[str, BuildConfig]]:
-    """Name and settings of each member of a build; the only member of a build without a mixture has no name."""
-    shared = {name: value for name, value in recipe.items() if name != "members"}
-    if "members" not in recipe:
-        return [("", _config(shared))]
-    return [(member["name"], _config({**shared, **member})) for member in recipe["members"]]
-
-
-def _config(values: Mapping[str, Any]) -> BuildConfig:
-    """The settings that JSON values stand for; what this version does not know is left out."""
-    known = {field.name for field in fields(BuildConfig)}
-    plain: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known
-    }
-    if plain.get("meshes"):
-        plain["meshes"] = Path(plain["meshes"])
-    return BuildConfig(**plain)
 
 
 def planned_keys(plan_folder: str, planned: Planned) -> list[str]:

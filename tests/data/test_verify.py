@@ -17,10 +17,10 @@ from pics_common import storage
 from pics_common.errors import UserError
 from pics_data import cli, verify_keys
 from pics_data.config import BuildConfig
-from pics_data.mixture import identity, members_of
+from pics_data.mixture import identity, members_of, members_of_identity
 from pics_data.verify import DamagedError, verify
 from pics_data.verify_keys import KeyHashes, hashes_of
-from pics_data.verify_papers import members_of_recipe, planned_shards
+from pics_data.verify_papers import planned_shards
 from tests.data.photos_for_tests import DrawnSet, draw_set
 from tests.data.plain_build import build_plainly
 from tests.data.shards_for_tests import edit_mark, forge, read_samples
@@ -196,8 +196,8 @@ def test_recipes_are_read_back_as_the_settings_they_were(tmp_path: Path) -> None
     for config in (BuildConfig(num_scenes=3, licenses=("a", "b"), meshes=tmp_path), mixture):
         members = members_of(config)
         recipe = json.loads(json.dumps(identity(members)))
-        for member, (name, read) in zip(members, members_of_recipe(recipe), strict=True):
-            assert name == member.name
+        for member, read in zip(members, members_of_identity(recipe), strict=True):
+            assert (read.name, read.weight) == (member.name, member.weight)
             for setting in (
                 "source",
                 "num_scenes",
@@ -208,13 +208,15 @@ def test_recipes_are_read_back_as_the_settings_they_were(tmp_path: Path) -> None
                 "seed",
                 "max_pixels",
             ):
-                assert getattr(read, setting) == getattr(member.config, setting)
+                assert getattr(read.config, setting) == getattr(member.config, setting)
 
 
 def test_recipes_that_are_none_are_named() -> None:
-    recipe = {"recipe": {"source": "coco"}, "groups": [{"member": 3, "split": "train", "num_shards": 1}]}
-    with pytest.raises(UserError, match="not the recipe of a build"):
-        list(planned_shards("folder", recipe))
+    group = {"member": 0, "split": "train", "num_shards": 1, "num_samples": 1}
+    assert len(list(planned_shards("folder", {"recipe": {"source": "coco"}, "groups": [group]}))) == 1
+    for damage in ({**group, "member": 3}, {"split": "train"}, None):
+        with pytest.raises(UserError, match="not the recipe of a build"):
+            list(planned_shards("folder", {"recipe": {"source": "coco"}, "groups": [damage]}))
 
 
 @given(st.lists(st.sets(st.sampled_from("abcdefgh"), max_size=5), max_size=6))
