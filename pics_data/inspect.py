@@ -24,8 +24,8 @@ from pics_data.inspect_read import Found, read_folder
 from pics_data.inspect_rules import RULES
 from pics_data.inspect_survey import Place
 from pics_data.inspect_warnings import warnings_of
+from pics_data.progress import TimeLeft
 from pics_data.tar_read import DamageError, read_range
-from pics_data.time_left import TimeLeft
 
 NUM_SHARDS = 20  # rows of the table of shards
 NUM_REMARKS = 12

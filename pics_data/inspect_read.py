@@ -16,8 +16,8 @@ from pics_data.inspect_bare import NUM_MEASURED, NUM_TARS, read_bare_tar, spread
 from pics_data.inspect_survey import COLUMNS, NUM_EXAMPLES, Survey, add_table
 from pics_data.mixture import members_of_identity
 from pics_data.parquet_read import read_batches
+from pics_data.progress import TimeLeft
 from pics_data.sample_table import FOLDER, SUFFIX, read_table
-from pics_data.time_left import TimeLeft
 from pics_data.verify_papers import Index, read_index, read_recipe
 
 TABLES_AHEAD = 16

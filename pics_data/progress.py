@@ -1,22 +1,33 @@
-"""What a build says: one line while it runs, a summary when it is done. On stderr, so that stdout stays usable."""
+"""What a command says: one line while it runs, and a build's summary when it is done.
+
+The line goes to stderr, so that stdout stays usable: it is live on a terminal, else a plain one every ten seconds.
+"""
 
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 if TYPE_CHECKING:
     from pics_data.build import BuildResult
 
 PLAIN_LINE_SECONDS = 10.0
+QUIET_SECONDS = 2.0  # a job that ends before says nothing
 
 
 def say(text: str) -> None:
     """One plain line for the user."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _live_line(console: Console, says: str, *, transient: bool) -> RichProgress:
+    """A line that is redrawn: what it is, a bar, `says`, the time gone and the time left."""
+    description, elapsed, left = TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left")
+    columns = (description, BarColumn(), TextColumn(says), elapsed, left, TimeRemainingColumn())
+    return RichProgress(*columns, console=console, transient=transient)
 
 
 class Progress:
@@ -30,15 +41,8 @@ class Progress:
         console = Console(stderr=True)
         self._live: RichProgress | None = None
         if console.is_terminal and total:
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("samples, {task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self._live = RichProgress(*columns, console=console)
+            says = "{task.completed:,} of {task.total:,} samples, {task.fields[rate]}"
+            self._live = _live_line(console, says, transient=False)
             self._task = self._live.add_task("build", total=total, rate="-")
 
     def __enter__(self) -> "Progress":
@@ -95,6 +99,48 @@ class PlanProgress:
             self._status.update(line)
         else:
             say(line)
+
+
+class TimeLeft:
+    """How far a long job is and how long it will still take: as `Progress`, and a short job says nothing.
+
+    `verb` is what it does, `noun` what it counts ("verify", "shards").
+    """
+
+    def __init__(self, verb: str, noun: str, total: int) -> None:
+        self._verb, self._noun, self._total = verb, noun, total
+        self._done = 0
+        self._started = time.monotonic()
+        self._next_line = self._started + QUIET_SECONDS
+        self._console = Console(stderr=True)
+        self._live: RichProgress | None = None
+
+    def __enter__(self) -> "TimeLeft":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def advance(self, steps: int = 1) -> None:
+        """Counts `steps` as done."""
+        self._done += steps
+        now = time.monotonic()
+        if self._live:
+            self._live.update(self._live.task_ids[0], completed=self._done)
+        elif now >= self._next_line and self._done < self._total:
+            self._next_line = now + PLAIN_LINE_SECONDS
+            if self._console.is_terminal:
+                self._start_live()
+            else:
+                left = (now - self._started) * (self._total - self._done) / max(self._done, 1)
+                say(f"{self._verb}: {self._done:,} of {self._total:,} {self._noun}, about {_duration(left)} left")
+
+    def _start_live(self) -> None:
+        says = "{task.completed:,} of {task.total:,} " + self._noun
+        self._live = _live_line(self._console, says, transient=True)
+        self._live.add_task(self._verb, total=self._total, completed=self._done)
+        self._live.start()
 
 
 def summary(result: "BuildResult") -> str:

@@ -17,9 +17,8 @@ from typing import Any
 from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.parquet_read import read_batches
-from pics_data.progress import say
+from pics_data.progress import TimeLeft, say
 from pics_data.tar_read import DamageError, tar_samples
-from pics_data.time_left import TimeLeft
 from pics_data.verify_keys import KeyHashes
 from pics_data.verify_papers import Index, planned_shards, read_index, read_recipe
 from pics_data.verify_shard import ShardJob, ShardReport, verify_shard
