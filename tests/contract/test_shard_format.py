@@ -22,7 +22,7 @@ from pics_data.shards import tar_member
 from pics_data.tar_read import read_members, tar_samples
 from pics_data.verify import DamagedError, verify
 from pics_data.verify_sample import SCHEMA
-from tests.data.photos_for_tests import draw_set
+from tests.data.photos_for_tests import draw_set, write_recipes
 from tests.data.plain_build import build_plainly
 
 
@@ -48,11 +48,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of a mixture of drawn photos and rendered scenes, not to be changed."""
     folder = tmp_path_factory.mktemp("mixed")
     drawn = draw_set(folder / "drawn", num_photos=6)
-    photos = {"source": "coco", "images": [str(drawn.images)], "annotations": [str(drawn.annotations)]}
-    recipes = {"photos": photos, "rooms": {"source": "scenes", "num_scenes": 3, "scene_size": 64}}
-    for name, recipe in recipes.items():
-        (folder / f"{name}.yaml").write_text(json.dumps(recipe))  # which is YAML, too
-    mix = tuple(folder / f"{name}.yaml" for name in recipes)
+    rooms = {"source": "scenes", "num_scenes": 3, "scene_size": 64}
+    mix = write_recipes(folder, photos=drawn.recipe(), rooms=rooms)
     build_plainly(BuildConfig(mix=mix, mix_weights=(3.0, 1.0), out=str(folder / "shards"), object_size=48))
     return folder / "shards"
 

@@ -31,6 +31,10 @@ class DrawnSet:
         paths = ["--images", str(self.images), "--annotations", str(self.annotations), "--out", str(out)]
         return ["build", "--source", "coco", *paths, *more]
 
+    def recipe(self, source: str = "coco", **settings: Any) -> dict[str, Any]:
+        """What a recipe file for these photos says."""
+        return {"source": source, "images": [str(self.images)], "annotations": [str(self.annotations)], **settings}
+
     def photo(self, i: int) -> Path:
         return self.images / self.document["images"][i]["file_name"]
 
@@ -38,6 +42,13 @@ class DrawnSet:
         """Changes the document and writes it again."""
         change(self.document)
         self.annotations.write_text(json.dumps(self.document))
+
+
+def write_recipes(folder: Path, **recipes: dict[str, Any]) -> tuple[Path, ...]:
+    """Writes `<name>.yaml` for each recipe, to be mixed."""
+    for name, recipe in recipes.items():
+        (folder / f"{name}.yaml").write_text(json.dumps(recipe))  # which is YAML, too
+    return tuple(folder / f"{name}.yaml" for name in recipes)
 
 
 def draw_set(folder: Path, num_photos: int = 12, seed: int = 0) -> DrawnSet:

@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from pics_common import storage
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 INTERNAL = b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
@@ -70,3 +73,10 @@ def object_store(bucket: str, seed: int = 0) -> Iterator[Store]:
         yield store
     finally:
         server.shutdown()
+
+
+def put_folder(folder: Path, url: str) -> None:
+    """Writes all files of a folder below `url`."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.upload(path, storage.join(url, *path.relative_to(folder).parts))

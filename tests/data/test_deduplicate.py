@@ -37,8 +37,7 @@ def copy_photos(drawn: DrawnSet, pairs: list[tuple[int, int]], quality: int) -> 
 
 
 def recipe(path: Path, source: str, drawn: DrawnSet) -> Path:
-    values = {"source": source, "images": [str(drawn.images)], "annotations": [str(drawn.annotations)]}
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(drawn.recipe(source)))
     return path
 
 

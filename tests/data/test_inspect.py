@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pics_common import storage
 from pics_common.errors import UserError
 from pics_data.config import BuildConfig
 from pics_data.inspect import inspect_shards
@@ -23,10 +22,10 @@ from pics_data.inspect_pictures import COLOURS, View, decode_view, draw_overlay,
 from pics_data.inspect_read import read_folder
 from pics_data.mixture import members_of
 from pics_data.sample_table import read_tables
-from tests.data.photos_for_tests import draw_set
+from tests.data.photos_for_tests import draw_set, write_recipes
 from tests.data.plain_build import build_plainly
 from tests.data.shards_for_tests import read_samples
-from tests.data.stores_for_tests import object_store
+from tests.data.stores_for_tests import object_store, put_folder
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +45,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of a mixture, not to be changed."""
     folder = tmp_path_factory.mktemp("mixed")
     drawn = draw_set(folder / "drawn", num_photos=12)
-    photos = {"source": "coco", "images": [str(drawn.images)], "annotations": [str(drawn.annotations)]}
-    recipes = {"photos": photos, "rooms": {"source": "scenes", "num_scenes": 4, "scene_size": 64}}
-    for name, recipe in recipes.items():
-        (folder / f"{name}.yaml").write_text(json.dumps(recipe))
-    mix = tuple(folder / f"{name}.yaml" for name in recipes)
+    rooms = {"source": "scenes", "num_scenes": 4, "scene_size": 64}
+    mix = write_recipes(folder, photos=drawn.recipe(), rooms=rooms)
     build_plainly(BuildConfig(mix=mix, mix_weights=(1.0, 6.0), out=str(folder / "shards"), shard_samples=4,
                               object_size=48, val_fraction=0.0))  # fmt: skip
     return folder / "shards"
@@ -301,9 +297,7 @@ def test_shards_in_a_store_are_shown(mixed: Path, tmp_path: Path, monkeypatch: p
     with object_store("shards") as store:
         for name, value in store.environment().items():
             monkeypatch.setenv(name, value)
-        for path in mixed.rglob("*"):
-            if path.is_file():
-                storage.write(f"s3://shards/mixed/{path.relative_to(mixed)}", path.read_bytes())
+        put_folder(mixed, "s3://shards/mixed")
         there, here = page_of("s3://shards/mixed", tmp_path, max_samples=3), page_of(mixed, tmp_path, max_samples=3)
         assert told(there).replace("Shards: mixed", "") == told(here).replace("Shards: shards", "").replace(
             str(mixed), "s3://shards/mixed"

@@ -26,8 +26,7 @@ def run(*argv: str) -> int:
 def write_recipe(folder: Path, source: str, seed: int, **more: object) -> Path:
     drawn = draw_set(folder / source, num_photos=12, seed=seed)
     path = folder / f"{source}-small.yaml"
-    values = {"source": source, "images": [str(drawn.images)], "annotations": [str(drawn.annotations)], **more}
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(drawn.recipe(source, **more)))
     return path
 
 

@@ -24,7 +24,7 @@ from pics_data.verify_papers import planned_shards
 from tests.data.photos_for_tests import DrawnSet, draw_set
 from tests.data.plain_build import build_plainly
 from tests.data.shards_for_tests import edit_mark, forge, read_samples
-from tests.data.stores_for_tests import object_store
+from tests.data.stores_for_tests import object_store, put_folder
 
 SHARD = "train-000001"
 
@@ -242,9 +242,7 @@ def test_shards_in_a_store_are_verified_there(drawn: DrawnSet, copy: Path, monke
     with object_store("shards") as store:
         for name, value in store.environment().items():
             monkeypatch.setenv(name, value)
-        for path in copy.rglob("*"):
-            if path.is_file():
-                storage.write(f"s3://shards/it/{path.relative_to(copy)}", path.read_bytes())
+        put_folder(copy, "s3://shards/it")
         assert "whole. 14 samples" in verify("s3://shards/it", workers=1, deep=True)
         assert "whole. " in verify("s3://shards/it/train-000000.tar")
         storage.write("s3://shards/it/train-000001.tar", b"")
