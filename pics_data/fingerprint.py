@@ -13,10 +13,7 @@ prints how far copies of real photos are from them; the table is in `duplicates.
 
 import hashlib
 import io
-import multiprocessing
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -135,35 +132,6 @@ def kept_chunk(photos: Photos, url: str, max_pixels: int = MAX_PIXELS) -> Finger
         found = fingerprint_chunk(photos, max_pixels)
         storage.write(url, _encode(found, digest))
     return found
-
-
-def fingerprint_all(
-    chunks: Iterable[Photos], folder: str, workers: int, max_pixels: int = MAX_PIXELS
-) -> Iterator[Fingerprints]:
-    """The fingerprints of all chunks, in order, made by `workers` processes of this machine and kept in `folder`.
-
-    Chunk i is the file `i.parquet` of six digits in `folder`, a path or URL. A few chunks are in flight at a time,
-    whatever their number. On a cluster, run `kept_chunk` on each chunk instead.
-    """
-    jobs = ((chunk, storage.join(folder, f"{i:06d}.parquet"), max_pixels) for i, chunk in enumerate(chunks))
-    if workers <= 1:
-        for job in jobs:
-            yield kept_chunk(*job)
-        return
-    # Forked processes may inherit locks that a thread holds: of Arrow, of fsspec, of Ray.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        in_flight: deque[Future[Fingerprints]] = deque()
-        try:
-            for job in jobs:
-                in_flight.append(pool.submit(kept_chunk, *job))
-                if len(in_flight) > 2 * workers:
-                    yield in_flight.popleft().result()
-            while in_flight:
-                yield in_flight.popleft().result()
-        finally:
-            for future in in_flight:
-                future.cancel()
 
 
 def _digest(photos: Photos, max_pixels: int) -> bytes:

@@ -91,10 +91,6 @@ class Plan:
     def num_shards(self) -> int:
         return sum(group.num_shards for group in self.groups)
 
-    @property
-    def num_files(self) -> int:
-        return -(-self.num_shards // SHARDS_A_FILE)
-
 
 def shard_name(split: str, member_name: str, number: int) -> str:
     """The name of a shard; its split comes first."""

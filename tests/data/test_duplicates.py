@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from pics_data import duplicates
+from pics_data import deduplicate, duplicates
+from pics_data.config import BuildConfig
 from pics_data.duplicates import drop_duplicates, near_pairs
 from pics_data.fingerprint import (
     FINGERPRINT,
     Fingerprints,
     fingerprint,
-    fingerprint_all,
     fingerprint_chunk,
     kept_chunk,
 )
@@ -200,20 +199,19 @@ def test_chunks_are_kept_in_any_store() -> None:
     assert (kept_chunk(gone, "memory://kept/fingerprints/000000.parquet") == made).all()
 
 
-def test_processes_give_the_same_in_the_same_order(tmp_path: Path) -> None:
+def test_chunks_made_by_tasks_are_those_of_plain_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deduplicate, "CHUNK", 3)
     photos = photo_files(tmp_path, 14)
-    chunks = [photos[i : i + 2] for i in range(0, 14, 2)]
-    alone = list(fingerprint_all(chunks, str(tmp_path / "one"), workers=1))
-    two = list(fingerprint_all(iter(chunks), str(tmp_path / "two"), workers=2))
-    assert len(two) == 7
-    assert (np.concatenate(two) == fingerprint_chunk(photos)).all()
-    assert (np.concatenate(two) == np.concatenate(alone)).all()
-    names = [f"{i:06d}.parquet" for i in range(7)]
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
-    for name in names:
-        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-    assert pickle.loads(pickle.dumps(kept_chunk)) is kept_chunk
-    assert (pickle.loads(pickle.dumps(two[0])) == two[0]).all()
+    Path(photos[9][1]).write_bytes(Path(photos[2][1]).read_bytes())
+    config = BuildConfig(out=str(tmp_path / "out"), workers=2)
+    found = deduplicate.find_duplicates(iter([(key, "train", path) for key, path in photos]), config)
+    assert found in ({"folder-9": "folder-2"}, {"folder-2": "folder-9"})
+    made = sorted((tmp_path / "out" / "fingerprints").iterdir())
+    assert [path.name for path in made] == [f"{i:06d}.parquet" for i in range(5)]
+    for i, path in enumerate(made):
+        plain = tmp_path / "plain" / path.name
+        kept_chunk(photos[3 * i : 3 * i + 3], str(plain))
+        assert path.read_bytes() == plain.read_bytes()
 
 
 # --- near pairs
