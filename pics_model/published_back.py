@@ -59,7 +59,7 @@ def write_back(out: Path, model: Path, published: Path) -> int:
     weights = _their_weights(pieces, stored, kept, shapes)
     out.parent.mkdir(parents=True, exist_ok=True)
     total = total_bytes(weights.values())
-    require_room(out.parent, total)
+    require_room(out, total)
     beside = out.with_name(f".{out.name}.partial")
     try:
         write_torch(beside, weights, Progress("written", total))

@@ -161,7 +161,7 @@ def write_model(out: Path, checkpoint: Checkpoint, planned: Plan, shard_bytes: i
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        require_room(beside, total)
+        require_room(out, total)
         records = {checkpoint.records[name] for name in names}
         checkpoint.check_sums(names, Progress("checked", sum(record.size for record in records)))
         progress = Progress("written", total)
@@ -193,13 +193,11 @@ def _weight(checkpoint: Checkpoint, theirs: str, shape: tuple[int, ...], make: C
     return Weight(checkpoint.weights[theirs].dtype, shape, make, partial(checkpoint.let_go, theirs))
 
 
-def require_room(place: Path, num_bytes: int) -> None:
-    """Raises `UserError` if there is no room for so many bytes at `place`."""
-    free = shutil.disk_usage(place).free
+def require_room(out: Path, num_bytes: int) -> None:
+    """Raises `UserError` if there is no room for so many bytes at `out`, whose folder is there."""
+    free = shutil.disk_usage(out.parent).free
     if free < num_bytes:
-        raise UserError(
-            f"--out {place.parent}: {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB needed; choose another place"
-        )
+        raise UserError(f"--out {out}: {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB needed; choose another place")
 
 
 def first(items: list[str]) -> str:

@@ -2,6 +2,7 @@
 against the published formulas, goldens, heads, and what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,21 @@ def test_options_that_do_not_fit(tmp_path, monkeypatch, words, said) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
         run(*words.split())
+
+
+def test_the_commands_of_the_docs_run(small, tmp_path, monkeypatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "published_weights.md").read_text()
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    for name in ("pics.ckpt", "golden.safetensors"):
+        shutil.copy(small / name, tmp_path)
+    shutil.copytree(small / "model", tmp_path / "runs" / "mine" / "model")
+    (tmp_path / "runs" / "mine" / "model" / "published.safetensors").unlink()
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        assert line.startswith("python -m pics_model.convert ")
+        assert run(*line.split()[3:]) == 0
+    assert len(lines) == 5
+    assert Path("mine.ckpt").read_bytes() == Path("back.ckpt").read_bytes()
 
 
 def test_nothing_is_overwritten(small, tmp_path) -> None:
