@@ -258,6 +258,7 @@ def main() -> int:
     parser.add_argument("--shard-samples", type=int, default=20)
     parser.add_argument("--kills", type=int, default=25, help="kills at random moments; the other scenarios add some")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="scenarios with this in their name, such as `raise`; all without")
     parser.add_argument("--work", type=Path, help="empty folder to work in; without, a temporary one")
     arguments = parser.parse_args()
     if bool(arguments.images) != bool(arguments.annotations):
@@ -267,6 +268,8 @@ def main() -> int:
     scenarios: list[Scenario] = []
 
     def stage(name: str, act: Callable[[Scenario], None]) -> None:
+        if arguments.only not in name:
+            return
         bench.say(f"-- {name}")
         scenario = Scenario(name)
         begun = time.monotonic()
