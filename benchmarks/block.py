@@ -2,9 +2,11 @@
 
     python benchmarks/block.py
 
-At the four sizes of Stable Diffusion, two boxes that cover half of the picture: the published form computes every
-expert on every token, and keys and values of the codes at each call; ours routes, with keys, values and indices kept as
-in inference. Both with fused attention, same weights, one process, in turn. Then the cost by the number of objects.
+At the four sizes of Stable Diffusion, two boxes that cover half of the picture. `published` is the published block:
+every expert on every token, and keys and values of the codes at each call; `dense` is the same with the overlap expert
+of the form at hand. Ours routes, with what is derived of the codes and the indices kept as in inference; `experts` is
+what it takes of that without self-attention and feed-forward. All with fused attention, one process, in turn.
+Then the cost by the number of objects.
 """
 
 import math
@@ -135,35 +137,40 @@ def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 1.0
 
 
 def against_published(config: BlockConfig, device: torch.device, dtype: torch.dtype) -> Table:
-    """Both overlap forms at the four sizes."""
+    """Both overlap forms at the four sizes, beside the dense computation of the same form and the published block."""
     speed = product_speed(device, dtype)
     table = Table(title=f"a block, {device.type}, {dtype}, {speed / 1e9:.0f} GFLOP/s in a large product, ms")
-    for name in ("form", "channels", "tokens", "published", "ours", "ratio", "FLOPs, ratio", "floor", "largest error"):
+    columns = "form, channels, tokens, published, dense, ours, of published, of dense, of FLOPs, floor, experts, error"
+    for name in columns.split(", "):
         table.add_column(name, justify="right")
     for form in ("blend_attend", "blend"):
-        ratios = []
+        ratios: list[tuple[float, float]] = []
         for channels, side in SIZES:
             block = make_block(channels, form, device).to(dtype)  # type: ignore[arg-type]
-            published = Published(block)
+            published = Published(make_block(channels, "blend_attend", device).to(dtype))
+            dense = Published(block)
             x = torch.randn(config.batch, side * side, channels, device=device, dtype=dtype)
             codes = torch.randn(config.batch, 2, CODE_TOKENS, CODE_CHANNELS, device=device, dtype=dtype)
-            regions = two_boxes().expand(config.batch, -1, -1, -1).to(device)
-            objects = Interactions(codes, regions, keep=True)
+            objects = Interactions(codes, two_boxes().expand(config.batch, -1, -1, -1).to(device), keep=True)
             masks = objects.routing(side * side).covered
             works = {
                 "published": lambda b=published, x=x, c=codes, m=masks: b(x, c, m),
+                "dense": lambda b=dense, x=x, c=codes, m=masks: b(x, c, m),
                 "ours": lambda b=block, x=x, o=objects: b(x, cross_attention_kwargs={"interactions": o}),
+                "experts": lambda b=block, x=x, o=objects: b.interact(x, o),
             }
-            error = (works["ours"]() - works["published"]()).abs().max()  # type: ignore[operator]
+            error = (works["ours"]() - works["dense"]()).abs().max()  # type: ignore[operator]
             times = alternate(works, config.rounds, device)
-            count = {name: flops(work) for name, work in works.items()}
-            ratios.append(times["published"] / times["ours"])
+            count = {name: flops(works[name]) for name in ("dense", "ours")}
+            ratios.append((times["published"] / times["ours"], times["dense"] / times["ours"]))
+            shown = [f"{times[work] * 1e3:.1f}" for work in ("published", "dense", "ours")]
             table.add_row(
-                form, str(channels), str(side * side), f"{times['published'] * 1e3:.1f}", f"{times['ours'] * 1e3:.1f}",
-                f"{ratios[-1]:.2f}", f"{count['published'] / count['ours']:.2f}", f"{count['ours'] / speed * 1e3:.1f}",
-                f"{error:.0e}",
+                form, str(channels), str(side * side), *shown,
+                *(f"{ratio:.2f}" for ratio in ratios[-1]), f"{count['dense'] / count['ours']:.2f}",
+                f"{count['ours'] / speed * 1e3:.1f}", f"{times['experts'] * 1e3:.1f}", f"{error:.0e}",
             )  # fmt: skip
-        table.add_row(form, "", "", "", "geometric mean", f"{statistics.geometric_mean(ratios):.2f}", end_section=True)
+        means = [f"{statistics.geometric_mean(values):.2f}" for values in zip(*ratios, strict=True)]
+        table.add_row(form, "", "", "", "", "mean", *means, end_section=True)
     return table
 
 
@@ -174,10 +181,11 @@ def by_objects(config: BlockConfig, device: torch.device, dtype: torch.dtype) ->
         table.add_column(name, justify="right")
     for form in ("blend_attend", "blend"):
         for channels, side in SIZES:
-            block = make_block(channels, form, device).to(dtype)  # type: ignore[arg-type]
             x = torch.randn(config.batch, side * side, channels, device=device, dtype=dtype)
             works = {}
             for num in (2, 4, 8, 16):
+                # One each: a block keeps what it derives of one picture's objects.
+                block = make_block(channels, form, device).to(dtype)  # type: ignore[arg-type]
                 codes = torch.randn(config.batch, num, CODE_TOKENS, CODE_CHANNELS, device=device, dtype=dtype)
                 regions = spread_boxes(num).expand(config.batch, -1, -1, -1).to(device)
                 objects = Interactions(codes, regions, keep=True)

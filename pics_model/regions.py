@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STEP = 8  # tiles are multiples of so many tokens wide
-# What a further tile costs, in tokens of width: the keys of its row are copied for it.
-TILE_COST = 48
+# What a tile costs beside its tokens, in tokens: where rows are cut, their keys are copied for each tile.
+TILE_COST = 16
 
 
 @dataclass(slots=True)
@@ -23,12 +23,13 @@ class Rows:
 
     `index` [tiles, Q] int64 points into the flat [B * N] tokens, padding at a token of the same picture. `target`
     [tiles * Q] int64 is the same with padding at B * N, a place that is thrown away. `row` [tiles] int64 says whose
-    tile it is.
+    tile it is; `whole` that they are all the rows, in order.
     """
 
     index: Tensor
     target: Tensor
     row: Tensor
+    whole: bool
 
     def gather(self, x: Tensor) -> Tensor:
         """Values of tokens [B, N, C] -> [tiles, Q, C]."""
@@ -36,7 +37,8 @@ class Rows:
 
     def of_row(self, values: Tensor) -> Tensor:
         """Values of rows [rows, ...] -> [tiles, ...]."""
-        return values[self.row]
+        # Compiled code takes the general way: else it would be compiled for each case.
+        return values if not torch.compiler.is_compiling() and self.whole else values[self.row]
 
     def scatter(self, values: Tensor, num_tokens: int) -> Tensor:
         """[tiles, Q, C] -> [num_tokens, C] with num_tokens = B * N: zero at tokens that are not listed."""
@@ -93,8 +95,13 @@ def _rows(mask: Tensor, cut: bool = True) -> Rows:
     flat = mask.flatten(0, 1)
     lengths = flat.sum(1)
     listed: list[int] = lengths.tolist()
-    width = _width(listed) if cut else _rounded(max(listed))
-    tiles = [-(-length // width) for length in listed] if cut else [1] * len(listed)
+    width = _rounded(max(listed))
+    tiles = [1] * len(listed)
+    if cut:
+        cuts = {_rounded(-(-width // parts)) for parts in range(1, 9)}
+        cost, best = min((sum(-(-length // w) for length in listed) * (w + TILE_COST), w) for w in cuts)
+        if cost < len(listed) * width:
+            width, tiles = best, [-(-length // best) for length in listed]
     if not any(tiles):
         tiles[0] = 1
     device = mask.device
@@ -110,14 +117,7 @@ def _rows(mask: Tensor, cut: bool = True) -> Rows:
     index[slots] = tokens
     target = torch.full_like(index, num_pictures * num_tokens)
     target[slots] = tokens
-    return Rows(index.view(-1, width), target, row_of_tile)
-
-
-def _width(lengths: list[int]) -> int:
-    """The tile width that wastes least on padding and on tiles."""
-    longest = max(lengths)
-    widths = {_rounded(-(-longest // parts)) for parts in range(1, 9)}
-    return min(widths, key=lambda width: sum(-(-length // width) for length in lengths) * (width + TILE_COST))
+    return Rows(index.view(-1, width), target, row_of_tile, whole=all(number == 1 for number in tiles))
 
 
 def _rounded(width: int) -> int:
