@@ -26,8 +26,8 @@ class Backbone(ModelMixin, ConfigMixin):
 
     `latent_channels` and the sizes are diffusers' own words: `block_out_channels` per level, `attention_levels` says
     which levels hold transformer blocks, `transformer_depth` how many at a place, `head_channels` is the width of a
-    head. `hint_channels` has an entry for every halving from hint to latent, and one more. `overlap`, `tau`
-    and `placement` are the interaction block's.
+    head. `hint_channels` has an entry for every halving from hint to latent, and one more. `overlap`, `tau`,
+    `learn_tau` and `placement` are the interaction block's.
     """
 
     _supports_gradient_checkpointing = True
@@ -48,6 +48,7 @@ class Backbone(ModelMixin, ConfigMixin):
         tau: float = 0.5,
         placement: bool = True,
         transformer_depth: int = 1,
+        learn_tau: bool = False,
     ) -> None:
         super().__init__()
         heads = tuple(channels // head_channels for channels in block_out_channels)
@@ -69,7 +70,7 @@ class Backbone(ModelMixin, ConfigMixin):
             conditioning_channels=HINT_CHANNELS, conditioning_embedding_out_channels=tuple(hint_channels), **shared
         )
         for part in (self.unet, self.controlnet):
-            replace_blocks(part, code_channels, overlap, tau, placement)
+            replace_blocks(part, code_channels, overlap, tau, placement, learn_tau)
         for weight in self.controlnet.conv_in.parameters():
             nn.init.zeros_(weight)
             weight.requires_grad_(False)
@@ -137,12 +138,15 @@ def forget(model: nn.Module) -> None:
             block.kept = None
 
 
-def replace_blocks(model: nn.Module, code_channels: int, overlap: OverlapForm, tau: float, placement: bool) -> int:
+def replace_blocks(
+    model: nn.Module, code_channels: int, overlap: OverlapForm, tau: float, placement: bool, learn_tau: bool = False
+) -> int:
     """Puts an `InteractionBlock` in the place of every `BasicTransformerBlock`, weights kept; returns how many."""
     stock = [(name, block) for name, block in model.named_modules() if isinstance(block, BasicTransformerBlock)]
     for name, block in stock:
         parent, _, leaf = name.rpartition(".")
-        model.get_submodule(parent)[int(leaf)] = InteractionBlock(block, code_channels, overlap, tau, placement)  # type: ignore[operator]
+        new = InteractionBlock(block, code_channels, overlap, tau, placement, learn_tau)
+        model.get_submodule(parent)[int(leaf)] = new  # type: ignore[operator]
     return len(stock)
 
 

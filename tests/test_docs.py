@@ -9,11 +9,18 @@ import yaml
 
 from pics_common.recipe import parse_recipe
 from pics_data.cli import COMMANDS
+from pics_model.convert import ConvertConfig
 from pics_model.infer import InferConfig
+from pics_model.start import StartConfig
 from pics_model.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = {"pics_model.train": TrainConfig, "pics_model.infer": InferConfig}
+MODULES = {
+    "pics_model.convert": ConvertConfig,
+    "pics_model.infer": InferConfig,
+    "pics_model.start": StartConfig,
+    "pics_model.train": TrainConfig,
+}
 PAGES = [path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
 RECIPES = sorted((ROOT / "pipelines").glob("*.yaml"))
 

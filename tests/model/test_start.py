@@ -88,6 +88,15 @@ def test_where_one_object_covers_all_it_starts_as_the_bases_cross_attention(made
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_learned_tau_starts_at_the_presets(folders, preset, tmp_path) -> None:
+    path = tmp_path / "learned.yaml"
+    path.write_text(preset.read_text().replace("  tau: 0.5\n", "  tau: 0.3\n  learn_tau: true\n"))
+    pipeline, origins = start(*map(str, folders), load_preset(str(path)))
+    blocks = [m for m in pipeline.backbone.modules() if isinstance(m, InteractionBlock)]
+    assert all(float(block.tau) == pytest.approx(0.3) for block in blocks)
+    assert sum(name.endswith(".log_tau") for name in origins) == len(blocks)
+
+
 def test_the_gate_starts_as_the_mean_of_the_cross_attentions_heads(made) -> None:
     pipeline, _ = made
     block = next(m for m in pipeline.backbone.modules() if isinstance(m, InteractionBlock))
