@@ -53,11 +53,6 @@ class ConvObjectEncoder(ModelMixin, ConfigMixin):
         codes: Tensor = self.norm(torch.cat([self.class_token(patches.mean(1, keepdim=True)), patches], 1))
         return codes
 
-    def no_object(self, like: Tensor) -> Tensor:
-        """The code of an all-zero picture, [1, M, D]: the unconditional branch of guidance."""
-        codes: Tensor = self(nothing(self.config.resolution, like))
-        return codes
-
 
 def nothing(resolution: int, like: Tensor) -> Tensor:
     """The picture of no object, [1, 4, S, S]: black and transparent. Its code is the unconditional branch's."""
