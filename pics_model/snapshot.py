@@ -5,33 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from pics_common.errors import UserError
 from pics_model.pipeline import PICSPipeline
 
 
-def save_model(
-    final: Path,
-    pipeline: PICSPipeline,
-    texts: Mapping[str, str] | None = None,
-    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
-    shard_bytes: int = 5 * 2**30,
-) -> Path:
-    """Writes a model that `PICSPipeline.from_pretrained` opens, in the place of what stood there.
-
-    `texts` and `tensors` (safetensors) are further files by name. Weights of more than `shard_bytes` are written in
-    several files; as much memory is taken. Raises `UserError` if the place cannot be written.
-    """
+def save_model(final: Path, pipeline: PICSPipeline, texts: Mapping[str, str] | None = None) -> Path:
+    """Writes a model that `PICSPipeline.from_pretrained` opens, in the place of what stood there; `texts` are further
+    files by name. Raises `UserError` if the place cannot be written."""
     partial, old = final.parent / f".{final.name}.partial", final.parent / f".{final.name}.old"
     try:
         for left in (partial, old):
             shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(parents=True)
-        pipeline.save_pretrained(partial, safe_serialization=True, max_shard_size=shard_bytes)
-        for name, values in (tensors or {}).items():
-            save_file({key: value.contiguous() for key, value in values.items()}, partial / name)
+        pipeline.save_pretrained(partial, safe_serialization=True)
         for name, text in (texts or {}).items():
             (partial / name).write_text(text)
         if final.exists():
