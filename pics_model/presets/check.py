@@ -4,11 +4,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from pics_common.errors import UserError
 from pics_model.backbone import Backbone
 from pics_model.dino_encoder import DinoObjectEncoder
+from pics_model.flow_transformer import NUM_TIMESTEPS, FlowTransformer
 from pics_model.inputs import FramingSettings
 from pics_model.object_encoder import ConvObjectEncoder
 
@@ -20,11 +21,11 @@ def patches(patch: int = 4) -> int:
 
 # The first kind of a section is the one that is meant where it names none.
 KINDS: dict[str, dict[str, Any]] = {
-    "backbone": {"unet": Backbone},
+    "backbone": {"unet": Backbone, "transformer": FlowTransformer},
     "encoder": {"conv": ConvObjectEncoder, "dino": DinoObjectEncoder},
     "autoencoder": {"patches": patches, "kl": AutoencoderKL},
     "framing": {"framing": FramingSettings},
-    "schedule": {"ddim": DDIMScheduler},
+    "schedule": {"ddim": DDIMScheduler, "flow": FlowMatchEulerDiscreteScheduler},
 }
 
 
@@ -54,12 +55,20 @@ def check_preset(values: Mapping[str, Any]) -> None:
         raise UserError(f"key `schedule`: {error}") from None
     most = schedule.config.num_train_timesteps
     _expect("steps", values["steps"], 1 <= values["steps"] <= most, f"1 to {most}")
-    if kind_of("schedule", values["schedule"]) == "ddim":
+    kinds = {section: kind_of(section, values[section]) for section in KINDS}
+    if kinds["schedule"] == "ddim":
         said, known = schedule.config.prediction_type, ("epsilon", "v_prediction", "sample")
         _expect("schedule.prediction_type", said, said in known, " or ".join(known))
-    stride, channels = _check_autoencoder(given["autoencoder"], kind_of("autoencoder", values["autoencoder"]))
-    _check_unet(given["backbone"], stride, channels, framing)
-    _check_encoder(given["encoder"], kind_of("encoder", values["encoder"]), given["backbone"], framing)
+    else:
+        _check_flow(given["schedule"])
+    stride, channels = _check_autoencoder(given["autoencoder"], kinds["autoencoder"])
+    _check_blocks(given["backbone"], channels)
+    if kinds["backbone"] == "unet":
+        _check_unet(given["backbone"], stride, framing)
+    else:
+        _expect("schedule.kind", kinds["schedule"], kinds["schedule"] == "flow", "flow, for a transformer")
+        _check_transformer(given["backbone"], stride, framing)
+    _check_encoder(given["encoder"], kinds["encoder"], given["backbone"], framing)
 
 
 def _check_autoencoder(autoencoder: Mapping[str, Any], kind: str) -> tuple[int, int]:
@@ -71,15 +80,45 @@ def _check_autoencoder(autoencoder: Mapping[str, Any], kind: str) -> tuple[int, 
     return 2 ** (len(autoencoder["block_out_channels"]) - 1), autoencoder["latent_channels"]
 
 
-def _check_unet(backbone: Mapping[str, Any], stride: int, channels: int, framing: FramingSettings) -> None:
-    levels = len(backbone["block_out_channels"])
+def _check_flow(schedule: Mapping[str, Any]) -> None:
+    """Pictures of a model have one size, so that `shift` says all; other ways of spacing steps are not trained for."""
+    _expect("schedule.shift", schedule["shift"], schedule["shift"] > 0, "a number above 0")
+    steps = schedule["num_train_timesteps"]
+    _expect("schedule.num_train_timesteps", steps, steps == NUM_TIMESTEPS, str(NUM_TIMESTEPS))
+    for key in ("use_dynamic_shifting", "invert_sigmas", "shift_terminal"):
+        _expect(f"schedule.{key}", schedule[key], not schedule[key], "nothing; `shift` says all")
+
+
+def _check_blocks(backbone: Mapping[str, Any], channels: int) -> None:
+    """What interaction blocks need, in whatever backbone."""
     forms = ("blend", "blend_attend")
-    expected = [
+    for key, good, words in (
         ("latent_channels", backbone["latent_channels"] == channels, f"{channels}, as the autoencoder has"),
-        ("attention_levels", len(backbone["attention_levels"]) == levels, "as many as block_out_channels"),
-        ("hint_channels", 2 ** (len(backbone["hint_channels"]) - 1) == stride, "one a halving to a latent, and 1"),
         ("overlap", backbone["overlap"] in forms, " or ".join(forms)),
         ("tau", backbone["tau"] > 0, "a number above 0"),
+    ):
+        _expect(f"backbone.{key}", backbone[key], good, words)
+
+
+def _check_transformer(backbone: Mapping[str, Any], stride: int, framing: FramingSettings) -> None:
+    side, patch, width = backbone["sample_size"], backbone["patch_size"], backbone["head_channels"]
+    for key, good, words in (
+        ("hint_stride", backbone["hint_stride"] == stride, f"{stride}, the pixels a side of a latent"),
+        ("sample_size", side * stride == framing.resolution, f"framing.resolution in latents of {stride} pixels"),
+        ("patch_size", patch > 0 and side % patch == 0, f"1 or more, dividing sample_size, {side}"),
+        ("num_layers", backbone["num_layers"] > 0, "1 or more"),
+        ("num_heads", backbone["num_heads"] > 0, "1 or more"),
+        # Positions are sines and cosines of two axes.
+        ("head_channels", width > 0 and width * backbone["num_heads"] % 4 == 0, "a multiple of 4 over all heads"),
+    ):
+        _expect(f"backbone.{key}", backbone[key], good, words)
+
+
+def _check_unet(backbone: Mapping[str, Any], stride: int, framing: FramingSettings) -> None:
+    levels = len(backbone["block_out_channels"])
+    expected = [
+        ("attention_levels", len(backbone["attention_levels"]) == levels, "as many as block_out_channels"),
+        ("hint_channels", 2 ** (len(backbone["hint_channels"]) - 1) == stride, "one a halving to a latent, and 1"),
         ("transformer_depth", backbone["transformer_depth"] > 0, "1 or more"),
     ]  # fmt: skip
     expected += [
