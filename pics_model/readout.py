@@ -52,7 +52,11 @@ def read_out(
 
 
 def mean_alpha(readouts: Sequence[Readout], size: int) -> NDArray[np.float32]:
-    """Alpha [K, size, size] of one picture, the mean over steps and layers, NaN where no two objects meet."""
+    """Alpha [K, size, size] of one picture, the mean over steps and layers.
+
+    NaN where no two objects meet on the finest grid: on coarser ones a token stands for all pixels right of and below
+    the one that says what it is.
+    """
     num_objects = len(readouts[0].alpha)
     total, count = np.zeros((num_objects, size, size), np.float32), np.zeros((size, size), np.float32)
     for readout in readouts:
@@ -61,5 +65,8 @@ def mean_alpha(readouts: Sequence[Readout], size: int) -> NDArray[np.float32]:
         known = ~np.isnan(alpha[0])
         total[:, known] += alpha[:, known]
         count += known
+    finest = max(readouts, key=lambda readout: readout.alpha.shape[1]).alpha[0]
+    rows = np.arange(size) * len(finest) // size
+    count[np.isnan(finest[rows[:, None], rows[None, :]])] = 0
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(count > 0, total / count, np.nan).astype(np.float32)
