@@ -17,7 +17,7 @@ from pics_model.backbone import num_parameters
 from pics_model.infer import load_model
 from pics_model.published_back import write_back
 from pics_model.published_check import check, print_check, read_goldens
-from pics_model.published_convert import KEPT_FILE, PARTS, Plan, first, plan, write_model
+from pics_model.published_convert import KEPT_FILE, PARTS, Plan, first_few, plan, write_model
 from pics_model.published_facts import Facts, read_facts
 from pics_model.published_file import Checkpoint, read_checkpoint
 from pics_model.published_names import our_name, pieces_of
@@ -157,9 +157,9 @@ def _describe(checkpoint: Checkpoint, planned: Plan) -> None:
     print(f"{heads.dino} heads in DINOv2: {heads.dino_origin}")
     sizes = sum(checkpoint.weights[name].numel() for name in planned.unused)
     print(f"left out, as nothing uses it: blend_mlp, {len(planned.unused)} weights, {sizes / 1e6:.2f} M")
-    print(f"kept for the way back in {KEPT_FILE}: {first(planned.kept)}")
+    print(f"kept for the way back in {KEPT_FILE}: {first_few(planned.kept)}")
     if checkpoint.skipped:
-        print(f"named by the pickle, neither imported nor run: {first(checkpoint.skipped)}")
+        print(f"named by the pickle, neither imported nor run: {first_few(checkpoint.skipped)}")
 
 
 if __name__ == "__main__":

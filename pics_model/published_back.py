@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pics_common.errors import UserError
 from pics_common.files import flush
-from pics_model.published_convert import KEPT_FILE, PARTS, first, require_room
+from pics_model.published_convert import KEPT_FILE, PARTS, first_few, require_room
 from pics_model.published_names import Piece, pieces_of
 from pics_model.published_write import SAFETENSORS_TYPES, STEM, Progress, Weight, total_bytes, write_torch
 
@@ -156,7 +156,7 @@ def _account(
         ("weights have another shape than the published ones", wrong),
     ):
         if names:
-            raise UserError(f"--model {model}: {what} ({len(names)}): {first(names)}")
+            raise UserError(f"--model {model}: {what} ({len(names)}): {first_few(names)}")
 
 
 def _require_unchanged(model: Path, pieces: list[Piece], stored: Mapping[str, Stored], kept: Stored) -> None:

@@ -3,6 +3,7 @@
 Legend: L latent channels, n latents a side, S pixels a side, M code tokens of D channels, N tokens of a block.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from pics_model.published_facts import TOLERANCE, as_pictures, block_objects, la
 SAMPLER_TOLERANCE = 5e-4
 SAMPLED = re.compile(r"ddim(\d+)_cfg(\d+(?:\.\d+)?)_(latent|image)")
 CALL = {"x", "timestep", "hint", "masks", "object_codes"}
+INPUTS = {*CALL, "object_images", "vae_pixels", "block_x", "block_codes", "block_masks"} - {"object_codes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,18 @@ def read_goldens(path: Path) -> dict[str, Tensor]:
 @torch.inference_mode()
 def check(pipeline: PICSPipeline, goldens: Mapping[str, Tensor], block: str | None) -> Iterator[Line]:
     """Computes every golden tensor, group by group. `block` is our name of the golden block in `backbone`; if None it
-    is the first that fits and gives the golden output, or the first."""
+    is the first that fits and gives the golden output, or the first. What nothing can be compared with, because its
+    inputs are not there or its name means nothing, has an infinite error: it does not pass."""
     _require_fitting(pipeline, goldens)
+    left = [name for name in goldens if name not in INPUTS]
     for needs, group in GROUPS:
         if needs <= set(goldens):
             for name, found in group(pipeline, goldens, block):
                 tolerance = SAMPLER_TOLERANCE if SAMPLED.fullmatch(name) else TOLERANCE
                 yield Line(name, tuple(goldens[name].shape), largest_error(found, goldens[name]), tolerance)
+                left.remove(name)
+    for name in left:
+        yield Line(name, tuple(goldens[name].shape), math.inf, TOLERANCE)
 
 
 def _require_fitting(pipeline: PICSPipeline, goldens: Mapping[str, Tensor]) -> None:
@@ -115,13 +122,12 @@ def _latent(pipeline: PICSPipeline, goldens: Mapping[str, Tensor], _: str | None
 
 def _block(pipeline: PICSPipeline, goldens: Mapping[str, Tensor], block: str | None) -> Found:
     x = goldens["block_x"]
-    named = [block] if block else interaction_layers(pipeline.backbone)
-    layers = [pipeline.backbone.get_submodule(name) for name in named]
+    # If nothing says which block it is, those of the U-Net come first.
+    by_model = sorted(interaction_layers(pipeline.backbone), key=lambda name: name.startswith("controlnet."))
+    layers = [pipeline.backbone.get_submodule(name) for name in ([block] if block else by_model)]
     fitting = [layer for layer in layers if layer.norm1.weight.shape[0] == x.shape[-1]]
     if not fitting:
         raise UserError(f"goldens: block_x has {x.shape[-1]} channels, as no block of the model has; another model's?")
-    # The ControlNet's blocks run first; the golden one is, unless something else is said, the U-Net's.
-    fitting.sort(key=lambda layer: layers.index(layer) < sum(name.startswith("controlnet.") for name in named))
 
     def run(layer: Any) -> Tensor:
         out: Tensor = layer(x, cross_attention_kwargs={"interactions": block_objects(goldens)})

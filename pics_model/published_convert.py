@@ -106,12 +106,12 @@ def account(pieces: Iterable[Piece], weights: Mapping[str, Tensor]) -> None:
              if piece.theirs in weights and not piece.fits(weights[piece.theirs].shape)}  # fmt: skip
     said = []
     if missing:
-        said.append(f"{len(missing)} weights are missing: {first(missing)}")
+        said.append(f"{len(missing)} weights are missing: {first_few(missing)}")
     if left_over:
-        said.append(f"{len(left_over)} weights are left over: {first(left_over)}")
+        said.append(f"{len(left_over)} weights are left over: {first_few(left_over)}")
     if wrong:
         shapes = [f"{name} {list(weights[name].shape)} for our {list(piece.shape)}" for name, piece in wrong.items()]
-        said.append(f"{len(wrong)} weights have a wrong shape: {first(shapes)}")
+        said.append(f"{len(wrong)} weights have a wrong shape: {first_few(shapes)}")
     if said:
         raise UserError("; ".join(said))
 
@@ -200,6 +200,6 @@ def require_room(out: Path, num_bytes: int) -> None:
         raise UserError(f"--out {out}: {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB needed; choose another place")
 
 
-def first(items: list[str]) -> str:
+def first_few(items: list[str]) -> str:
     """The first few."""
     return ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")

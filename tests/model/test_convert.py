@@ -4,6 +4,7 @@ against the published formulas, goldens, heads, and what is refused."""
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ def converted(folder: Path, layout: Layout, weights: dict[str, Tensor] | None = 
 
 def stored(folder: Path) -> dict[str, Tensor]:
     return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers so small gain nothing from several, and lose a lot where others use the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 FIRST = "backbone/unet.down_blocks.0.attentions.0.transformer_blocks.0"
@@ -418,6 +428,16 @@ def test_goldens_that_cannot_be_used(small, tmp_path) -> None:
     for name, words in (("half", "cannot be read"), ("other", "no golden tensors"), ("none", "does not exist")):
         with pytest.raises(UserError, match=words):
             run("--model", small / "model", "--check", tmp_path / name)
+
+
+def test_a_golden_that_is_not_compared_does_not_pass(small, tmp_path, capsys) -> None:
+    goldens = load_file(small / "golden.safetensors")
+    goldens["more"] = torch.ones(3)
+    del goldens["object_images"]
+    save_file(goldens, tmp_path / "golden.safetensors")
+    assert run("--model", small / "model", "--check", tmp_path / "golden.safetensors") == 1
+    failed = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+    assert sorted(failed) == ["more", "object_codes"]
 
 
 def test_goldens_of_another_model_are_refused(small, tmp_path) -> None:
