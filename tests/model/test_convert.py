@@ -23,16 +23,8 @@ from pics_model.published_facts import Facts
 from pics_model.published_file import read_checkpoint
 from pics_model.published_names import pieces_of
 from pics_model.published_sizes import read_sizes
-from tests.model.published_for_tests import (
-    FULL,
-    Layout,
-    diffusers_weights,
-    goldens_of,
-    shapes_of,
-    weights_of,
-    write_checkpoint,
-    write_goldens,
-)
+from tests.model.goldens_for_tests import diffusers_weights, goldens_of, write_goldens
+from tests.model.published_for_tests import FULL, Layout, shapes_of, weights_of, write_checkpoint
 
 SMALL = Layout(channel_mult=(1, 2), attention=(True, True), num_res_blocks=1, transformer_depth=1, vit_depth=1)
 LAYOUTS = {
