@@ -6,9 +6,11 @@ settings and of it. So a run continues from a checkpoint as if it had never stop
 
 import math
 import sys
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -164,9 +166,10 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
     steps = _resume(config, module, optimizer)
     ddp = DistributedDataParallel(module) if ranks.size > 1 else module
     watch = Watch(config.out, config.steps, config.batch_size, config.log_every, ranks)
-    with watch, terminations() as terminated:
+    batches = stream.batches(steps * config.batch_size)
+    # Closed before an error leaves here: it would keep the loader's workers alive, and Python waits for them at exit.
+    with watch, terminations() as terminated, closing(cast("Generator[Batch]", batches)):
         watch.start(plain(config) | {"preset": pipeline.config.preset}, pipeline, stream.num_samples, steps)
-        batches = iter(stream.batches(steps * config.batch_size))
         stopped = False
         while steps < config.steps and not stopped:
             batch = watch.waiting(batches).to(ranks.device)

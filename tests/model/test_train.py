@@ -179,6 +179,21 @@ def test_told_to_end_it_saves_and_a_resumed_run_goes_on(mini_shards, mini, tmp_p
     assert (out / "model" / "model_index.json").is_file()
 
 
+def test_an_error_in_the_middle_ends_the_process(mini_shards, mini, tmp_path) -> None:
+    """Loader workers, which do not hear SIGTERM, must not keep it: here nobody reads its lines any more."""
+    line = words(mini_shards, mini, tmp_path / "run", "--steps", 100_000, "--log-every", 0)
+    line[line.index("--workers") + 1] = "1"
+    process = launch(*line)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 1
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
