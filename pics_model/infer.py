@@ -72,8 +72,9 @@ class InferConfig:
         )
 
 
-def load_model(folder: Path) -> PICSPipeline:
+def load_model(folder: Path | str) -> PICSPipeline:
     """The model in `folder`, or in its `model/` if `folder` is a run. Raises `UserError` if there is none."""
+    folder = Path(folder)
     require_folder(folder, "--model")
     found = [place for place in (folder, folder / "model") if (place / "model_index.json").is_file()]
     if not found:
