@@ -6,7 +6,7 @@ ranks. All numbers are drawn whatever the settings, so that one setting does not
 Legend: B pictures of K objects, R x R pixels, latents [B, L, n, n].
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,20 @@ from pics_model.inputs import Batch, hint, to_signed
 from pics_model.objectives import TimestepRule, add_noise, draw_places, weighted_error
 from pics_model.pipeline import PICSPipeline
 
+NUM_CHANCES = 6  # drawn for a sample beside its noise
+
 
 @dataclass(slots=True)
 class Draws:
     """`noise` [B, L, n, n] and `places` [B] in [0, 1), see `objectives.levels`, float32. `hidden` [B] bool: all codes
-    are replaced by that of nothing, for guidance. `left_out` [B] int64: the object that is left out, or -1."""
+    are replaced by that of nothing, for guidance. `left_out` [B] int64: the object that is left out, or -1. `bare` [B]
+    bool: without views and words of the objects."""
 
     noise: Tensor
     places: Tensor
     hidden: Tensor
     left_out: Tensor
+    bare: Tensor
 
     def to(self, device: torch.device | str) -> "Draws":
         """The same on another device."""
@@ -39,24 +43,26 @@ def draw(
     timesteps: TimestepRule = "uniform",
     unconditional_dropout: float = 0.0,
     object_dropout: float = 0.0,
+    side_dropout: float = 0.0,
 ) -> Draws:
     """Draws for samples of `seeds` [B] with `num_objects` [B], on the CPU.
 
     With chance `unconditional_dropout` a sample is hidden; with chance `object_dropout`, independently, one of its
-    objects is left out, each as likely as the other, if it has two or more.
+    objects is left out, each as likely as the other, if it has two or more; with chance `side_dropout` it is bare.
     """
     noise = torch.empty(len(seeds), *latent_shape)
-    chances = torch.empty(len(seeds), 5)
+    chances = torch.empty(len(seeds), NUM_CHANCES)
     for i, seed in enumerate(seeds.tolist()):
         generator = torch.Generator().manual_seed(seed)
         torch.randn(latent_shape, generator=generator, out=noise[i])
-        torch.rand(5, generator=generator, out=chances[i])
-    hide, leave, which = chances[:, 2:].unbind(1)
+        torch.rand(NUM_CHANCES, generator=generator, out=chances[i])
+    hide, leave, which, strip = chances[:, 2:].unbind(1)
     num = num_objects.cpu()
     # The product with a number just below 1 may round up to the number of objects.
     chosen = torch.minimum((which * num).long(), num - 1)
     left_out = torch.where((leave < object_dropout) & (num >= 2), chosen, -1)
-    return Draws(noise, draw_places(chances[:, :2], timesteps), hide < unconditional_dropout, left_out)
+    places = draw_places(chances[:, :2], timesteps)
+    return Draws(noise, places, hide < unconditional_dropout, left_out, strip < side_dropout)
 
 
 def leave_out(regions: Tensor, left_out: Tensor) -> Tensor:
@@ -64,6 +70,15 @@ def leave_out(regions: Tensor, left_out: Tensor) -> Tensor:
     background and no token that asks its code: the picture holds it as it holds all else."""
     objects = torch.arange(regions.shape[1], device=regions.device)
     return regions & (objects != left_out[:, None])[:, :, None, None]
+
+
+def without_sides(batch: Batch, bare: Tensor) -> Batch:
+    """The batch without the views and words of samples `bare` [B]: the model shall not come to need them."""
+    mask = None if batch.view_mask is None else batch.view_mask & ~bare[:, None, None]
+    texts = batch.texts
+    if any(text for words in texts for text in words):
+        texts = [[""] * len(words) if out else words for words, out in zip(texts, bare.tolist(), strict=True)]
+    return replace(batch, view_mask=mask, texts=texts)
 
 
 class DenoisingLoss(nn.Module):
@@ -83,7 +98,7 @@ class DenoisingLoss(nn.Module):
         with torch.no_grad(), torch.autocast(batch.target.device.type, enabled=False):
             clean = pipeline.to_latent(to_signed(batch.target)).float()
             shown = add_noise(pipeline.scheduler, clean, draws.noise, draws.places, self.min_snr)
-        objects = pipeline.encode(batch)
+        objects = pipeline.encode(without_sides(batch, draws.bare))
         objects.regions = leave_out(batch.regions, draws.left_out)
         none = pipeline.no_object(clean)[None].to(objects.codes.dtype)
         objects.codes = torch.where(draws.hidden[:, None, None, None], none, objects.codes)

@@ -82,6 +82,8 @@ class TrainConfig:
     object_dropout: float = 0.0
     """Share of samples, of those with two objects or more, of which one is left out and stays in the background: so the
     model also learns to insert objects one at a time."""
+    side_dropout: float = 0.3
+    """Share of samples that are trained without views and words of their objects, where the model takes such."""
     timesteps: TimestepRule = "uniform"
     """Noise levels that are trained: evenly; `published`, 70 % from the less noisy half; `logit_normal`, most from the
     middle, usual for flow matching."""
@@ -123,6 +125,7 @@ class TrainConfig:
                 "background_weight": anything,
                 "unconditional_dropout": (0, 1),
                 "object_dropout": (0, 1),
+                "side_dropout": (0, 1),
                 "min_snr": anything,
                 "seed": (0, 2**63 - 1),
                 "workers": anything,
@@ -213,7 +216,7 @@ def _step(
 
 
 def _draw(batch: Batch, pipeline: PICSPipeline, config: TrainConfig) -> Draws:
-    dropouts = (config.unconditional_dropout, config.object_dropout)
+    dropouts = (config.unconditional_dropout, config.object_dropout, config.side_dropout)
     return draw(batch.seeds, batch.num_objects, pipeline.latent_shape, config.timesteps, *dropouts)
 
 

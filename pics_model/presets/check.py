@@ -140,6 +140,10 @@ def _check_encoder(
         cell = encoder["patch"]
         _expect("encoder.patch", cell, cell > 1 and cell.bit_count() == 1 and size % cell == 0,
                 "a power of two that divides encoder.resolution")  # fmt: skip
+    wanted = "true where framing.views is above 0, else false"
+    _expect("encoder.views", encoder["views"], encoder["views"] == (framing.views > 0), wanted)
+    words = encoder["text_channels"]
+    _expect("encoder.text_channels", words, words == 0, "0; `start --texts` makes models that take words")
     _expect("encoder.resolution", size, size == framing.object_resolution,
             f"framing.object_resolution, {framing.object_resolution}")  # fmt: skip
     _expect("encoder.code_channels", width, width == backbone["code_channels"],

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pics_model.denoising import DenoisingLoss, Draws, draw, leave_out
+from pics_model.denoising import DenoisingLoss, Draws, draw, leave_out, without_sides
 from pics_model.inputs import Batch, Inputs, collate, hint
 from pics_model.presets import build, load_preset
 from pics_model.stream import ShardStream
@@ -90,7 +90,9 @@ def no_draws(batch: Batch, pipeline, left_out: list[int], hidden: bool = False) 
     generator = torch.Generator().manual_seed(1)
     count = len(batch.keys)
     noise = torch.randn(count, *pipeline.latent_shape, generator=generator)
-    return Draws(noise, torch.full((count,), 0.5), torch.full((count,), hidden), torch.tensor(left_out))
+    return Draws(
+        noise, torch.full((count,), 0.5), torch.full((count,), hidden), torch.tensor(left_out), torch.zeros(count) > 0
+    )
 
 
 def test_an_object_left_out_has_no_hole(batch) -> None:
@@ -143,3 +145,16 @@ def test_min_snr_weighs_whole_pictures(batch, pipeline) -> None:
     with torch.no_grad():
         plain, weighed = DenoisingLoss(pipeline, 0.1)(batch, draws), DenoisingLoss(pipeline, 0.1, 5.0)(batch, draws)
     assert weighed.item() == pytest.approx(min(snr, 5) * plain.item(), rel=1e-4)  # this preset says the picture
+
+
+def test_a_bare_sample_has_neither_views_nor_words(batch) -> None:
+    bare = draw(MANY, objects(2, MANY), SHAPE, side_dropout=0.3).bare
+    assert abs(bare.float().mean() - 0.3) < 0.02
+    shape = (*batch.objects.shape[:2], 3)
+    given = replace(batch, view_mask=torch.ones(shape, dtype=torch.bool), texts=[["a dog"] * shape[1]] * shape[0])
+    out = torch.tensor([True, False, False, True])
+    made = without_sides(given, out)
+    assert torch.equal(made.view_mask.any(2).any(1), ~out)
+    assert [any(words) for words in made.texts] == [False, True, True, False]
+    assert torch.equal(given.view_mask, torch.ones(shape, dtype=torch.bool))
+    assert without_sides(batch, out).view_mask is None

@@ -287,6 +287,8 @@ WRONG_PRESETS = {
     "object_resolution: 16": ("object_resolution: 20", "`encoder.resolution` is 16; .*object_resolution, 20"),
     "resolution: 32,": ("resolution: 32, context: 1,", "framing: expected .* enlarge_max <= context"),
     "{resolution: 32,": ("{resolution: 32, region: disc,", "framing: region is 'disc'; expected box or silhouette"),
+    "width: 8": ("width: 8, views: true", "key `encoder.views` is True; expected true where framing.views is above 0"),
+    "{resolution: 16,": ("{resolution: 16, text_channels: 8,", "key `encoder.text_channels` is 8; expected 0"),
     "code_channels: 16, width": ("code_channels: 8, width", "`encoder.code_channels` is 8; .*code_channels, 16"),
     "encoder: {resolution: 16, patch: 4": ("encoder: {resolution: 16, patch: 3", "key `encoder.patch` is 3"),
     "prediction_type: sample": ("prediction_type: noise", "key `schedule.prediction_type` is 'noise'"),
