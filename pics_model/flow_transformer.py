@@ -7,6 +7,8 @@ Legend: B pictures, R pixels a side, n = R / `hint_stride` latents of L channels
 of C = `num_heads` * `head_channels` channels, D code channels.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import PixArtTransformer2DModel
@@ -19,16 +21,15 @@ from pics_model.interaction import OverlapForm
 from pics_model.objects import Interactions
 
 NUM_TIMESTEPS = 1000  # timesteps are told as shares of the noise times this, as diffusers' flow schedulers do
-LEAST_NOISE = 0.05
 
 
 class FlowTransformer(ModelMixin, ConfigMixin):
     """The flow n - x_0 from a noisy latent x_t = (1 - t) x_0 + t n, a hint and the objects of the picture.
 
-    Within, the network says x_0, and the flow is (x_t - x_0) / t (Li & He 2025, "Back to basics", with t not below
-    0.05 in the division): noise has no structure that a narrow network could keep, a picture has. `latent_channels`,
-    `sample_size` (n), `patch_size` and `num_layers` are diffusers' words; `hint_stride` are the pixels a side of a
-    latent; `overlap`, `tau` and `placement` are the interaction block's.
+    The network says only what the noisy latent does not say by itself, see `precondition`: near noise it has to say the
+    picture, near the picture the noise. `latent_channels`, `sample_size` (n), `patch_size` and `num_layers` are
+    diffusers' words; `hint_stride` are the pixels a side of a latent, `picture_std` is the deviation of clean latents;
+    `overlap`, `tau` and `placement` are the interaction block's.
     """
 
     _supports_gradient_checkpointing = True
@@ -48,8 +49,7 @@ class FlowTransformer(ModelMixin, ConfigMixin):
         overlap: OverlapForm = "blend",
         tau: float = 0.5,
         placement: bool = True,
-        says: str = "clean",
-        start: str = "zero",
+        picture_std: float = 0.5,
     ) -> None:
         super().__init__()
         self.transformer = PixArtTransformer2DModel(
@@ -64,17 +64,7 @@ class FlowTransformer(ModelMixin, ConfigMixin):
             use_additional_conditions=False,
         )
         replace_blocks(self.transformer, code_channels, overlap, tau, placement)
-        self._start()
-
-    def _start(self) -> None:
-        """Blocks that do nothing at first, and an empty answer (adaLN-Zero; Peebles & Xie 2023, section 3.2)."""
-        transformer = self.transformer
-        if self.config.start == "zero":
-            silent = [transformer.adaln_single.linear, transformer.proj_out]
-            for weight in (*silent[0].parameters(), *silent[1].parameters(), transformer.scale_shift_table):
-                nn.init.zeros_(weight)
-            for block in transformer.transformer_blocks:
-                nn.init.zeros_(block.scale_shift_table)
+        start_silent(self.transformer)
 
     def forward(self, latent: Tensor, timestep: Tensor, hint: Tensor, objects: Interactions) -> Tensor:
         """latent [B, L, n, n], timestep [B] or scalar in 0 to 1000, hint [B, 4, R, R] in [-1, 1] -> [B, L, n, n].
@@ -83,14 +73,35 @@ class FlowTransformer(ModelMixin, ConfigMixin):
         """
         check_objects(objects, len(latent), self.config.code_channels, self.config.placement)
         prepare(self, objects, [(latent.shape[-1] // self.config.patch_size) ** 2])
-        seen = torch.cat([latent, F.pixel_unshuffle(hint, self.config.hint_stride).to(latent.dtype)], 1)
+        timesteps = timestep.float().expand(len(latent))
+        keep, scale, add = precondition(timesteps[:, None, None, None] / NUM_TIMESTEPS, self.config.picture_std)
+        seen = [scale * latent, F.pixel_unshuffle(hint, self.config.hint_stride)]
         said: Tensor = self.transformer(
-            seen,
-            timestep=timestep.expand(len(latent)),
+            torch.cat([part.to(latent.dtype) for part in seen], 1),
+            timestep=timesteps,
             cross_attention_kwargs={"interactions": objects},
             return_dict=False,
         )[0]
-        if self.config.says == "velocity":
-            return said
-        noise_share = (timestep.float() / NUM_TIMESTEPS).clamp_min(LEAST_NOISE).expand(len(latent))[:, None, None, None]
-        return ((latent.float() - said.float()) / noise_share).to(latent.dtype)
+        return (keep * latent + add * said).to(latent.dtype)
+
+
+def precondition(t: Tensor, picture_std: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors by which a network's input and answer have unit variance at every noise share t: the flow is `keep` x_t +
+    `add` F(`scale` x_t).
+
+    As of Karras et al. (2022, table 1 and appendix B.6), with the flow's x_t in place of theirs. `keep` x_t is the best
+    guess of the flow that is linear in x_t, and all that F adds when it is silent.
+    """
+    variance = (1 - t).square() * picture_std**2 + t.square()
+    scale = variance.rsqrt()
+    return (t - (1 - t) * picture_std**2) / variance, scale, -picture_std * scale
+
+
+def start_silent(transformer: Any) -> None:
+    """Starts a PixArt transformer with blocks that add nothing to their tokens but the objects, and an empty answer
+    (adaLN-Zero; Peebles & Xie 2023, section 3.2)."""
+    for part in (transformer.adaln_single.linear, transformer.proj_out):
+        nn.init.zeros_(part.weight)
+        nn.init.zeros_(part.bias)
+    for part in (transformer, *transformer.transformer_blocks):
+        nn.init.zeros_(part.scale_shift_table)

@@ -106,6 +106,7 @@ def _check_transformer(backbone: Mapping[str, Any], stride: int, framing: Framin
         ("hint_stride", backbone["hint_stride"] == stride, f"{stride}, the pixels a side of a latent"),
         ("sample_size", side * stride == framing.resolution, f"framing.resolution in latents of {stride} pixels"),
         ("patch_size", patch > 0 and side % patch == 0, f"1 or more, dividing sample_size, {side}"),
+        ("picture_std", backbone["picture_std"] > 0, "a number above 0"),
         ("num_layers", backbone["num_layers"] > 0, "1 or more"),
         ("num_heads", backbone["num_heads"] > 0, "1 or more"),
         # Positions are sines and cosines of two axes.

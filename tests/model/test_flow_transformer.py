@@ -8,9 +8,8 @@ import torch
 
 from pics_common.errors import UserError
 from pics_model.backbone import interaction_layers
-from pics_model.flow_transformer import FlowTransformer
+from pics_model.flow_transformer import FlowTransformer, precondition
 from pics_model.inputs import Batch, FramingSettings
-from pics_model.objectives import add_noise
 from pics_model.objects import Interactions
 from pics_model.pipeline import PICSPipeline
 from pics_model.presets import FOLDER, load_preset
@@ -48,11 +47,32 @@ def inputs(num: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(num, 48, 8, 8, generator=generator), torch.randn(num, 4, 32, 32, generator=generator)
 
 
-def test_it_starts_by_taking_all_for_noise() -> None:
-    """An empty picture is the best that a network can say before it knows anything; then the flow is x_t / t."""
-    latent, where = inputs()
-    out = small()(latent, torch.tensor([1000.0, 500.0]), where, objects())
-    torch.testing.assert_close(out, latent / torch.tensor([1.0, 0.5])[:, None, None, None])
+SHARES = torch.tensor([0.0, 0.05, 0.3, 0.5, 0.8, 1.0])[:, None]
+
+
+def gaussian_pictures(std: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x_t and the flow of many pictures of one normal pixel, [shares of noise, 200,000]."""
+    generator = torch.Generator().manual_seed(4)
+    clean, noise = (torch.randn(200_000, generator=generator, dtype=torch.float64) for _ in range(2))
+    return (1 - SHARES) * std * clean + SHARES * noise, noise - std * clean
+
+
+def test_it_starts_with_the_best_guess_that_is_linear_in_the_noisy_picture() -> None:
+    noisy, flow = gaussian_pictures(0.5)
+    slope = (noisy * flow).mean(1) / noisy.square().mean(1)  # of a regression
+    latent, where = inputs(6)
+    out = small(picture_std=0.5)(latent, 1000 * SHARES[:, 0], where, objects(6))
+    torch.testing.assert_close(out, slope[:, None, None, None].float() * latent, atol=0.01, rtol=0.02)
+
+
+@pytest.mark.parametrize("std", [0.3, 0.5, 1.0])
+def test_what_the_network_sees_and_has_to_say_has_unit_variance_at_all_noise_levels(std) -> None:
+    noisy, flow = gaussian_pictures(std)
+    keep, scale, add = precondition(SHARES.double(), std)
+    torch.testing.assert_close((scale * noisy).std(1), torch.ones(6, dtype=torch.float64), atol=0.01, rtol=0)
+    left = (flow - keep * noisy) / add
+    torch.testing.assert_close(left.std(1), torch.ones(6, dtype=torch.float64), atol=0.01, rtol=0)
+    assert (left * noisy).mean(1).abs().max() < 0.02  # what is left is news
 
 
 @pytest.mark.parametrize("patch_size", [1, 2])
@@ -171,19 +191,16 @@ def test_the_pipeline_samples_it_and_what_was_saved_samples_the_same(batch, tmp_
 def test_a_model_that_knows_the_picture_ends_there(batch, monkeypatch, steps) -> None:
     pipeline = flow_pipeline()
     clean = torch.randn(2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(5))
-    monkeypatch.setattr(pipeline.backbone.transformer, "forward", lambda *_, **__: (clean,))
+
+    def know(seen: torch.Tensor, timestep: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        t = (timestep / 1000)[:, None, None, None]
+        keep, scale, add = precondition(t, pipeline.backbone.config.picture_std)
+        noisy = seen[:, : clean.shape[1]] / scale
+        return (((noisy - clean) / t - keep * noisy) / add,)
+
+    monkeypatch.setattr(pipeline.backbone.transformer, "forward", know)
     made = pipeline.sample(batch, generators(), steps=steps)
-    # The last step leaves from a thousandth of noise, where the division is by no less than 0.05.
-    torch.testing.assert_close(made.latents, clean, atol=0.01 if steps > 1 else 1e-5, rtol=0)
-
-
-def test_knowing_the_picture_is_knowing_the_flow(monkeypatch) -> None:
-    model = small()
-    latent, where = inputs()
-    noise = torch.randn(2, 48, 8, 8)
-    shown = add_noise(make("schedule", {"kind": "flow"}), latent, noise, torch.tensor([0.3, 0.8]))
-    monkeypatch.setattr(model.transformer, "forward", lambda *_, **__: (latent,))
-    torch.testing.assert_close(model(shown.latent, shown.timesteps, where, objects()), shown.target)
+    torch.testing.assert_close(made.latents, clean, atol=1e-4, rtol=0)
 
 
 WRONG = {
@@ -194,6 +211,7 @@ WRONG = {
     "hint_stride: 4": ("hint_stride: 8", "key `backbone.hint_stride` is 8; expected 4, the pixels a side of a latent"),
     "head_channels: 32": ("head_channels: 0", "key `backbone.head_channels` is 0; expected a multiple of 4"),
     "latent_channels: 48": ("latent_channels: 4", "key `backbone.latent_channels` is 4; expected 48"),
+    "placement: true": ("picture_std: 0", "key `backbone.picture_std` is 0; expected a number above 0"),
     "tau: 0.5": ("tau: 0", "key `backbone.tau` is 0; expected a number above 0"),
     "num_train_timesteps: 1000": ("num_train_timesteps: 500", "`schedule.num_train_timesteps` is 500; expected 1000"),
     "kind: flow\n": ("kind: flow\n  use_dynamic_shifting: true\n", "`schedule.use_dynamic_shifting` is True"),
