@@ -9,7 +9,7 @@ is frozen (a DINOv2 trunk has a billion weights) only a fingerprint. `model/` is
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,11 @@ class TrainState:
 def describe(pipeline: PICSPipeline) -> dict[str, Any]:
     """What a model is made of, as JSON: its framing and objective, and the class and configuration of each part."""
     made: dict[str, Any] = {key: pipeline.config[key] for key in ("framing", "objective", "patch")}
-    for name in ("backbone", "object_encoder", "scheduler", "autoencoder", "text_encoder"):
-        part = getattr(pipeline, name)
-        if part is not None:
-            config = part.config if isinstance(part.config, Mapping) else part.config.to_dict()
-            # Names that begin with _ say where a part was loaded from, and by which version.
-            values = {key: value for key, value in config.items() if not key.startswith("_")}
-            made[name] = {"class": type(part).__name__} | values
+    for name, part in (*parts_of(pipeline), ("scheduler", pipeline.scheduler)):
+        config = part.config if isinstance(part.config, Mapping) else part.config.to_dict()
+        # Names that begin with _ say where a part was loaded from, and by which version.
+        values = {key: value for key, value in config.items() if not key.startswith("_")}
+        made[name] = {"class": type(part).__name__} | values
     result: dict[str, Any] = json.loads(json.dumps(made, default=str))
     return result
 
@@ -70,15 +68,24 @@ def first_difference(found: Any, expected: Any, key: str = "") -> tuple[str, Any
     return None
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(pipeline: PICSPipeline) -> str:
     """Of the weights that are not trained: their names, shapes, and some values of each."""
     digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        if not weight.requires_grad:
-            values = weight.detach().flatten()
-            some = values[:: max(1, len(values) // FINGERPRINT_VALUES)].float().cpu().numpy()
-            digest.update(f"{name} {list(weight.shape)} ".encode() + some.tobytes())
+    for part, module in parts_of(pipeline):
+        for name, weight in module.named_parameters():
+            if not weight.requires_grad:
+                values = weight.detach().flatten()
+                some = values[:: max(1, len(values) // FINGERPRINT_VALUES)].float().cpu().numpy()
+                digest.update(f"{part}.{name} {list(weight.shape)} ".encode() + some.tobytes())
     return digest.hexdigest()[:16]
+
+
+def parts_of(pipeline: PICSPipeline) -> Iterator[tuple[str, Any]]:
+    """The parts of a pipeline that hold weights, by name."""
+    for name in ("backbone", "object_encoder", "autoencoder", "text_encoder"):
+        part = getattr(pipeline, name)
+        if part is not None:
+            yield name, part
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
+from pics_model.backbone import num_parameters
 from pics_model.checkpoint import (
     TrainState,
     describe,
@@ -27,6 +28,7 @@ from pics_model.checkpoint import (
     first_difference,
     list_checkpoints,
     load_checkpoint,
+    parts_of,
     read_state,
     save_checkpoint,
     save_snapshot,
@@ -152,6 +154,8 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
     """
     _check(config, ranks)
     pipeline = _model(config).to(ranks.device)
+    if not config.init and ranks.is_first:
+        _tell_of_random_parts(pipeline)
     stream = ShardStream(
         config.shards,
         pipeline.framing,
@@ -203,6 +207,14 @@ def _model(config: TrainConfig) -> PICSPipeline:
     return pipeline
 
 
+def _tell_of_random_parts(pipeline: PICSPipeline) -> None:
+    """A preset's weights are random, and what is frozen stays so."""
+    for name, part in parts_of(pipeline):
+        frozen = sum(weight.numel() for weight in part.parameters() if not weight.requires_grad)
+        if frozen > num_parameters(part) / 2:
+            print(f"note: {name} is random and not trained; `python -m pics_model.start` makes models of trained parts")
+
+
 def _step(
     ddp: nn.Module, optimizer: Optimizer, batch: Batch, draws: Draws, steps: int, config: TrainConfig
 ) -> tuple[Tensor, Tensor]:
@@ -239,7 +251,7 @@ def _check(config: TrainConfig, ranks: Ranks) -> None:
 def _save(config: TrainConfig, module: DenoisingLoss, optimizer: Optimizer, steps: int) -> None:
     """The snapshot first: were the run killed between the two, it would save both again."""
     pipeline = module.pipeline[0]
-    state = TrainState(steps * config.batch_size, describe(pipeline), fingerprint(module), plain(config))
+    state = TrainState(steps * config.batch_size, describe(pipeline), fingerprint(pipeline), plain(config))
     try:
         save_snapshot(config.out, pipeline)
         save_checkpoint(config.out, module, optimizer, state, config.keep)
@@ -263,7 +275,7 @@ def _resume(config: TrainConfig, module: DenoisingLoss, optimizer: Optimizer) ->
         )
     if state.settings.get("trains") != config.trains:
         raise UserError(f"--trains {config.trains}: {found[-1]} was made with {state.settings.get('trains')}")
-    if state.frozen != fingerprint(module):
+    if state.frozen != fingerprint(module.pipeline[0]):
         raise UserError(
             f"checkpoint {found[-1]}: the weights of {begun} that are not trained are others than those the run began "
             f"with; begin as that run did, or give another --out"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from pics_common.errors import UserError
 from pics_model.checkpoint import first_difference, list_checkpoints
 from pics_model.denoising import DenoisingLoss, draw
+from pics_model.infer import load_model
 from pics_model.inputs import Batch
 from pics_model.objectives import TimestepRule
 from pics_model.optimizer import Optimizer
@@ -199,6 +200,18 @@ def test_bfloat16_takes_about_the_same_loss(mini_shards, make) -> None:
     assert all(weight.grad.isfinite().all() for weight in module.parameters() if weight.grad is not None)
 
 
+def test_a_preset_whose_frozen_parts_are_random_says_so(mini_shards, mini, tmp_path, capsys) -> None:
+    assert main(words(mini_shards, tmp_path / "mini", "--preset", mini, "--steps", 1)) == 0
+    assert "note:" not in capsys.readouterr().out
+    preset = write_preset(tmp_path, LATENT)
+    assert main(words(mini_shards, tmp_path / "latent", "--preset", preset, "--steps", 1)) == 0
+    said = capsys.readouterr().out
+    assert [part for part in ("backbone", "object_encoder", "autoencoder") if f"note: {part} is random" in said] == [
+        "object_encoder",
+        "autoencoder",
+    ]
+
+
 def test_flow_trains_from_a_saved_model(mini_shards, tmp_path) -> None:
     model = save_model(tmp_path / "model", pipeline_of(FLOW))
     line = words(mini_shards, tmp_path / "run", "--init", model, "--steps", 8, "--timesteps", "logit_normal")
@@ -209,7 +222,9 @@ def test_flow_trains_from_a_saved_model(mini_shards, tmp_path) -> None:
 
 
 def test_what_cannot_begin_is_refused_in_one_line(mini_shards, latent, latent_run, mini, tmp_path) -> None:
-    other = pipeline_of(LATENT, seed=1)
+    other = load_model(latent)
+    with torch.no_grad():
+        next(iter(other.autoencoder.parameters())).add_(1)
     strange = save_model(tmp_path / "strange", other)
     other.scheduler = UniPCMultistepScheduler.from_config(other.scheduler.config)
     sampler = save_model(tmp_path / "sampler", other)
