@@ -19,6 +19,9 @@ Mask = NDArray[np.bool_]
 ReadLabels = Callable[[str], Labels]
 LONGEST_NUMBER = 9  # characters; pycocotools writes 7 for its largest run
 LONGEST_OUTLINE = 2_000_000  # pixels, of all polygons of an object: the rasteriser takes 60 bytes and 0.3 us for each
+# pycocotools writes a byte beyond its memory where each of four runs, or twelve, takes six characters: the first three
+# runs of such a mask have 2^24 pixels or more, and the fourth twice as many. No mask of fewer pixels has them.
+MOST_PIXELS_IN_RUNS = 5 * 2**24
 Box = tuple[float, float, float, float]
 
 
@@ -26,8 +29,8 @@ def mask_of(segmentation: Any, height: int, width: int, read_labels: ReadLabels 
     """The mask, [H, W] bool, of an `Instance.segmentation`: see there for its forms.
 
     `read_labels` gives the photo's label picture, [H, W], in the form that it is asked for (see `labels`).
-    Raises `RejectError`: "malformed polygon", "malformed RLE", "malformed labels", "mask size mismatch",
-    "missing labels", "label size mismatch", "empty mask", and what `read_labels` raises.
+    Raises `RejectError`: "malformed polygon", "photo too large", "malformed RLE", "malformed labels",
+    "mask size mismatch", "missing labels", "label size mismatch", "empty mask", and what `read_labels` raises.
     """
     mask = _any_mask(segmentation, height, width, read_labels)
     if not mask.any():
@@ -93,7 +96,11 @@ def _polygon_mask(polygons: list[Any], height: int, width: int) -> Mask:
 
 def check_polygons(polygons: list[Any], height: int, width: int) -> None:
     """Raises `RejectError` "malformed polygon" unless each is [x, y, x, y, x, y, ...], in or near the photo, and all of
-    them can be rasterised in bounded memory."""
+    them can be rasterised in bounded memory; "photo too large" from `MOST_PIXELS_IN_RUNS` on."""
+    if height * width >= MOST_PIXELS_IN_RUNS:
+        raise RejectError(
+            "photo too large", f"{width} x {height}; polygons are drawn below {MOST_PIXELS_IN_RUNS} pixels"
+        )
     for polygon in polygons:
         _check_polygon(polygon, height, width)
     # A line within the limits that `_check_polygon` sets has at most three times the longer side.

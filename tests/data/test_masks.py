@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 
 from pics_data.masks import mask_of, measure, rle_runs
+from pics_data.predict import rle
 from pics_data.records import RejectError
 from tests.data.photos_for_tests import uncompressed
 
@@ -25,13 +26,28 @@ def test_rle_of_both_kinds_gives_back_the_mask(mask: np.ndarray) -> None:
     assert np.array_equal(mask_of(uncompressed(mask), height, width), mask)
 
 
-@given(st.lists(st.integers(0, 2**28), min_size=1, max_size=30))
+@given(st.lists(st.integers(0, 2**24 - 1), min_size=1, max_size=30))
 def test_compressed_runs_are_read_as_pycocotools_writes_them(runs: list[int]) -> None:
-    # One column: any runs are a picture. pycocotools writes beyond its memory where a number needs more than 30 bits.
+    # One column: any runs are a picture. pycocotools reserves six characters a run and writes a zero behind the last:
+    # beyond its memory, where all runs take six.
     total = sum(runs)
-    if total < 2**32:
-        text = coco_mask.frPyObjects({"size": [total, 1], "counts": runs}, total, 1)["counts"].decode()
-        assert rle_runs(text).tolist() == runs
+    text = coco_mask.frPyObjects({"size": [total, 1], "counts": runs}, total, 1)["counts"].decode()
+    assert rle_runs(text).tolist() == runs
+
+
+def test_polygons_in_photos_that_pycocotools_cannot_write_are_a_reject() -> None:
+    with pytest.raises(RejectError, match="photo too large"):
+        mask_of([[0, 0, 10, 0, 10, 10]], 9000, 9400)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_masks_that_pycocotools_cannot_write_are_lists_of_runs(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.arange(60).reshape(6, 10) % 7 < 3
+    mask[0, 0] = first
+    monkeypatch.setattr(rle, "MOST_PIXELS_IN_RUNS", 60)
+    found = rle.mask_to_rle(mask)
+    assert isinstance(found["counts"], list)
+    assert np.array_equal(mask_of(found, 6, 10), mask)
 
 
 @given(st.lists(st.tuples(st.floats(-5, 65), st.floats(-5, 45)), min_size=3, max_size=12), st.integers(1, 3))
