@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from pics_common.errors import UserError
-from pics_model.backbone import init_from_scratch
+from pics_model.backbone import Backbone, init_from_scratch
 from pics_model.inputs import FramingSettings
 from pics_model.pipeline import PICSPipeline
 from pics_model.presets.check import check_preset, make
@@ -63,7 +63,8 @@ def load_preset(name: str) -> Preset:
 def build(preset: Preset) -> PICSPipeline:
     """An untrained model of that preset. Weights come from torch's global generator: seed it first."""
     backbone = make("backbone", preset.backbone)
-    init_from_scratch(backbone)
+    if isinstance(backbone, Backbone):
+        init_from_scratch(backbone)
     autoencoder = make("autoencoder", preset.autoencoder)
     patches = isinstance(autoencoder, int)
     return PICSPipeline(
