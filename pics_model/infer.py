@@ -72,13 +72,14 @@ class InferConfig:
         )
 
 
-def load_model(folder: Path | str) -> PICSPipeline:
-    """The model in `folder`, or in its `model/` if `folder` is a run. Raises `UserError` if there is none."""
+def load_model(folder: Path | str, option: str = "--model") -> PICSPipeline:
+    """The model in `folder`, or in its `model/` if `folder` is a run. Raises `UserError`, naming the option that gave
+    it, if there is none."""
     folder = Path(folder)
-    require_folder(folder, "--model")
+    require_folder(folder, option)
     found = [place for place in (folder, folder / "model") if (place / "model_index.json").is_file()]
     if not found:
-        raise UserError(f"--model {folder}: no model_index.json here or in model/; expected a run or a saved model")
+        raise UserError(f"{option} {folder}: no model_index.json here or in model/; expected a run or a saved model")
     try:
         with quiet(logging):
             # Safetensors only: without them diffusers would go on to pickles.
@@ -87,7 +88,7 @@ def load_model(folder: Path | str) -> PICSPipeline:
         pipeline.framing  # noqa: B018  # refuses settings that cannot work
     except (UserError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
         said = str(error).strip().splitlines()[0].split(". If you want")[0]
-        raise UserError(f"--model {found[0]}: cannot be loaded ({said}); save or fetch it again") from None
+        raise UserError(f"{option} {found[0]}: cannot be loaded ({said}); save or fetch it again") from None
     return pipeline
 
 

@@ -20,6 +20,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# Diffusers loads parts only of modules that are imported: these are named in saved models, and nowhere here.
+import pics_model.dino_encoder
+import pics_model.flow_transformer  # noqa: F401
 from pics_common.errors import UserError
 from pics_model.arguments import Box, Picture, example_of, requests_of
 from pics_model.autoencoder import decode_latent, encode_pixels, latent_stride

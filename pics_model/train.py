@@ -194,7 +194,7 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
 def _model(config: TrainConfig) -> PICSPipeline:
     """The model as it is before its first step. Raises `UserError` if there is none, or none that can be trained."""
     torch.manual_seed(config.seed)
-    pipeline = load_model(config.init) if config.init else build(load_preset(config.preset or "tiny"))
+    pipeline = load_model(config.init, "--init") if config.init else build(load_preset(config.preset or "tiny"))
     scheduler = pipeline.scheduler
     if not isinstance(scheduler, DDIMScheduler | FlowMatchEulerDiscreteScheduler):
         raise UserError(

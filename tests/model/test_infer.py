@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ from PIL import Image
 
 from pics_common.errors import UserError
 from pics_model.checkpoint import save_snapshot
+from pics_model.dino_encoder import DinoObjectEncoder
 from pics_model.infer import InferConfig, load_model, main, run
 from pics_model.inputs import compose, region_union
 from pics_model.jobs import Job, load_job, read_jobs
 from pics_model.presets import build, load_preset
+from pics_model.snapshot import save_model
 from tests.model.test_jobs import write_job
 
 
@@ -117,6 +121,18 @@ def test_a_saved_model_comes_back(model, mini_shards) -> None:
     examples = [load_job(job) for job in read_jobs(mini_shards, "val")]
     once, twice = (again.compose_examples(examples, [1, 2, 3])[0] for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def test_models_of_every_make_open_in_a_fresh_process(tmp_path) -> None:
+    """Diffusers finds a saved part only if its module happens to be imported: here all have been."""
+    torch.manual_seed(0)
+    small = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    pipeline = build(load_preset("flow"))
+    pipeline.register_modules(object_encoder=DinoObjectEncoder(small, resolution=28, code_channels=64))
+    save_model(tmp_path / "a", pipeline)
+    code = "import sys; from pics_model.infer import load_model; load_model(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("content", [None, "{}", "no json"])
