@@ -1,15 +1,13 @@
 """Models of a few thousand weights, one of each make: pixels and U-Net, autoencoder and DINOv2, flow transformer."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from pics_model.inputs import FramingSettings
 from pics_model.pipeline import PICSPipeline
-from pics_model.presets.check import make
+from pics_model.presets import Preset, build
 
 # As `sd21` in all that is not size: latents of an autoencoder, DINOv2, the published form of the overlap expert.
 LATENT = """
@@ -75,18 +73,6 @@ def pipeline_of(text: str, seed: int = 0, **backbone: Any) -> PICSPipeline:
     """The untrained model of a preset's text."""
     values = yaml.safe_load(text)
     torch.manual_seed(seed)
-    autoencoder = make("autoencoder", values["autoencoder"])
-    patches = isinstance(autoencoder, int)
-    pipeline = PICSPipeline(
-        backbone=make("backbone", values["backbone"] | backbone),
-        object_encoder=make("encoder", values["encoder"]),
-        scheduler=make("schedule", values["schedule"]),
-        autoencoder=None if patches else autoencoder,
-        patch=autoencoder if patches else 0,
-        preset=values["name"],
-        guidance=values["guidance"],
-        steps=values["steps"],
-        framing=asdict(FramingSettings(**values["framing"])),
-    )
+    pipeline = build(Preset(**(values | {"backbone": values["backbone"] | backbone})))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -93,7 +93,7 @@ def test_a_learned_tau_starts_at_the_presets(folders, preset, tmp_path) -> None:
     path.write_text(preset.read_text().replace("  tau: 0.5\n", "  tau: 0.3\n  learn_tau: true\n"))
     pipeline, origins = start(*map(str, folders), load_preset(str(path)))
     blocks = [m for m in pipeline.backbone.modules() if isinstance(m, InteractionBlock)]
-    assert all(float(block.tau) == pytest.approx(0.3) for block in blocks)
+    assert all(block.tau.item() == pytest.approx(0.3) for block in blocks)
     assert sum(name.endswith(".log_tau") for name in origins) == len(blocks)
 
 
