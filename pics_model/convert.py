@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from diffusers.utils import logging
 
-from pics_common.errors import UserError, require_folder, run_command
+from pics_common.errors import UserError, run_command
 from pics_common.quiet import quiet
 from pics_common.recipe import parse_recipe
 from pics_model.backbone import num_parameters
-from pics_model.infer import load_model
+from pics_model.infer import load_model, model_folder
 from pics_model.published_back import write_back
 from pics_model.published_check import check, print_check, read_goldens
 from pics_model.published_convert import KEPT_FILE, PARTS, Plan, first_few, plan, write_model
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 def _back(config: ConvertConfig) -> None:
     assert config.model is not None
     assert config.out is not None
-    model = _model_folder(config.model)
+    model = model_folder(config.model)
     count = write_back(config.out, model, config.published or model)
     print(f"checkpoint: {config.out}, {count} weights")
 
@@ -124,15 +124,6 @@ def _check(folder: Path, config: ConvertConfig) -> bool:
 def _facts(config: ConvertConfig) -> Facts:
     """From the folders of the checkpoint and of the goldens."""
     return read_facts([path.parent for path in (config.checkpoint, config.check) if path is not None])
-
-
-def _model_folder(folder: Path) -> Path:
-    """The folder of a model, or of a run with a model in it."""
-    require_folder(folder, "--model")
-    found = [place for place in (folder, folder / "model") if (place / "model_index.json").is_file()]
-    if not found:
-        raise UserError(f"--model {folder}: no model_index.json here or in model/; expected a run or a saved model")
-    return found[0]
 
 
 def _describe(checkpoint: Checkpoint, planned: Plan) -> None:

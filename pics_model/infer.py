@@ -75,21 +75,26 @@ class InferConfig:
 def load_model(folder: Path | str, option: str = "--model") -> PICSPipeline:
     """The model in `folder`, or in its `model/` if `folder` is a run. Raises `UserError`, naming the option that gave
     it, if there is none."""
-    folder = Path(folder)
-    require_folder(folder, option)
-    found = [place for place in (folder, folder / "model") if (place / "model_index.json").is_file()]
-    if not found:
-        raise UserError(f"{option} {folder}: no model_index.json here or in model/; expected a run or a saved model")
+    found = model_folder(Path(folder), option)
     try:
         with quiet(logging):
             # Safetensors only: without them diffusers would go on to pickles.
-            pipeline = PICSPipeline.from_pretrained(found[0], use_safetensors=True)
+            pipeline = PICSPipeline.from_pretrained(found, use_safetensors=True)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.framing  # noqa: B018  # refuses settings that cannot work
     except (UserError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
         said = str(error).strip().splitlines()[0].split(". If you want")[0]
-        raise UserError(f"{option} {found[0]}: cannot be loaded ({said}); save or fetch it again") from None
+        raise UserError(f"{option} {found}: cannot be loaded ({said}); save or fetch it again") from None
     return pipeline
+
+
+def model_folder(folder: Path, option: str = "--model") -> Path:
+    """`folder`, or its `model/` if it is a run. Raises `UserError`, naming the option, if there is no model."""
+    require_folder(folder, option)
+    found = [place for place in (folder, folder / "model") if (place / "model_index.json").is_file()]
+    if not found:
+        raise UserError(f"{option} {folder}: no model_index.json here or in model/; expected a run or a saved model")
+    return found[0]
 
 
 def job_seed(seed: int, name: str) -> int:

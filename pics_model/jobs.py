@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pics_common.errors import UserError
+from pics_model.arguments import mask_of_box
 from pics_model.examples import Example, View, camera_of
 from pics_model.pictures import read_mask, read_object, read_photo
 from pics_model.shard_reader import ShardTable, Split, open_shards, read_example
@@ -235,7 +236,7 @@ def _read_files(key: str, image: Path, placed: list[_Placed], views: int) -> Exa
         key=key,
         photo=photo,
         objects=[_object(one.picture) for one in placed],
-        masks=[_box_mask(one.box, size, image) if one.box else _file_mask(one.mask, size) for one in placed],
+        masks=[mask_of_box(one.box, size, str(image)) if one.box else _file_mask(one.mask, size) for one in placed],
         views=[[View(_object(path), **camera) for path, camera in one.views[:views]] for one in placed],
         texts=[one.text for one in placed],
     )
@@ -248,15 +249,6 @@ def _object(path: Path) -> NDArray[np.uint8]:
 def _file_mask(path: Path | None, size: tuple[int, int]) -> NDArray[np.bool_]:
     assert path is not None
     return read_mask(_bytes(path), str(path), size, upright=True)
-
-
-def _box_mask(box: tuple[float, float, float, float], size: tuple[int, int], image: Path) -> NDArray[np.bool_]:
-    x, y, width, height = box
-    mask = np.zeros(size, bool)
-    mask[max(round(y), 0) : max(round(y + height), 0), max(round(x), 0) : max(round(x + width), 0)] = True
-    if not mask.any():
-        raise UserError(f"{image}: box {list(box)} covers no pixel of the {size[1]} x {size[0]} background")
-    return mask
 
 
 def _bytes(path: Path) -> bytes:

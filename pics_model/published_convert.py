@@ -149,12 +149,13 @@ def _same_schedule(betas: Tensor, scheduler: DDIMScheduler) -> bool:
 def write_model(out: Path, checkpoint: Checkpoint, planned: Plan, shard_bytes: int) -> None:
     """Writes the folder beside `out` and renames it, so that it is whole or not there. Raises `UserError` for damaged
     weights, and where there is no room."""
-    names = [name for name in checkpoint.weights if name not in set(planned.unused)]
+    unused, beside_it = set(planned.unused), set(planned.kept)
+    names = [name for name in checkpoint.weights if name not in unused]
     groups = {part: _our_weights(checkpoint, planned.pieces, part) for part in PARTS}
     kept = {
         name: _weight(checkpoint, name, tuple(weight.shape), partial(checkpoint.weights.__getitem__, name))
         for name, weight in checkpoint.weights.items()
-        if name in set(planned.kept)
+        if name in beside_it
     }
     total = total_bytes(kept.values(), *(group.values() for group in groups.values()))
     beside = out.with_name(f".{out.name}.partial")

@@ -1,6 +1,6 @@
 """Sizes of a published model, read from the shapes of its weights.
 
-What shapes cannot say is how wide an attention head is: see `published_heads`.
+What shapes cannot say is how wide an attention head is: see `published_facts`.
 """
 
 import math
