@@ -16,8 +16,8 @@ from PIL import Image
 from pics_common.errors import UserError
 from pics_model.infer import load_model
 from pics_model.pipeline import PICSPipeline
-from pics_model.presets import build, load_preset
 from pics_model.snapshot import save_model
+from tests.model.models_for_tests import pipeline_of
 
 SMALL_SD = """
 name: small-sd
@@ -52,14 +52,9 @@ schedule: {beta_schedule: scaled_linear, beta_start: 0.00085, beta_end: 0.012, p
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory) -> PICSPipeline:
+def pipe() -> PICSPipeline:
     """Latents of an autoencoder, codes of a DINOv2, guidance: sd21's code path, small."""
-    path = tmp_path_factory.mktemp("preset") / "small_sd.yaml"
-    path.write_text(SMALL_SD)
-    torch.manual_seed(0)
-    made = build(load_preset(str(path)))
-    made.set_progress_bar_config(disable=True)
-    return made
+    return pipeline_of(SMALL_SD)
 
 
 rng = np.random.default_rng(0)
