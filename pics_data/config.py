@@ -24,6 +24,8 @@ Source = Literal[
     "viton_hd",
 ]
 
+Difficulty = Literal["mixed", "easy", "crowded", "containment"]
+
 UNANNOTATED = ("dreambooth", "folder")  # photos without annotation files
 OBJECTLESS = ("folder",)  # photos in which a predictor has to find the objects first
 MASKLESS = ("dreambooth", "folder", "objects365")  # annotations, if any, without silhouettes
@@ -68,6 +70,7 @@ OF_A_MEMBER = (
     "num_scenes",
     "scene_size",
     "meshes",
+    "difficulty",
 )
 
 # To be raised with every change of this code that makes other bytes of the same plan: a folder of shards that an older
@@ -155,6 +158,8 @@ class BuildConfig:
     """Side of a scene's picture in pixels (source scenes)."""
     meshes: Path | None = None
     """Folder of further meshes to place in scenes (source scenes)."""
+    difficulty: Difficulty = "mixed"
+    """What scenes are like (source scenes): `easy`, `crowded`, `containment`, or `mixed`, some of each."""
     max_pixels: int = 100_000_000
     """A photo of more pixels than this is rejected before it is decoded."""
     max_reject_fraction: float = 0.5
@@ -211,7 +216,7 @@ class BuildConfig:
             idle = ("images", "annotations", "size", "check_photos", "duplicates")
             hint = "use --scene-size for the size of scenes" if self.size else "did you mean another --source?"
         else:
-            idle = ("num_scenes", "scene_size", "meshes")
+            idle = ("num_scenes", "scene_size", "meshes", "difficulty")
             hint = "leave it out, or use --source scenes"
             if self.source in UNANNOTATED:
                 idle, hint = (*idle, "annotations"), "leave it out"
@@ -240,7 +245,10 @@ class BuildConfig:
         from pics_data.sources.scenes import SceneSettings  # takes a second to import: only who renders pays
 
         return SceneSettings(
-            seed=self.seed, size=self.scene_size, meshes=str(self.meshes.absolute()) if self.meshes else ""
+            seed=self.seed,
+            size=self.scene_size,
+            meshes=str(self.meshes.absolute()) if self.meshes else "",
+            difficulty=self.difficulty,
         )
 
 

@@ -92,6 +92,9 @@ class Pixels:
     silhouette of `photo.instances[i]`, [H, W] bool. Rendered scenes also know, per instance: `full_masks[i]`, the
     amodal silhouette; `full_rgba[i]`, [H, W, 4] uint8, the whole object alone, straight (not premultiplied) alpha;
     and `front`, [H, W] int8: where several full masks meet, the index of the instance that is in front; -1 elsewhere.
+    Of the whole picture they know `depth`, [H, W] float32: the distance from the camera to what each pixel shows, along
+    the camera's axis, infinite for the open sky; and `hides`, [K, K]: the share of instance j's whole silhouette on
+    which instance i stands before it.
     """
 
     rgb: Any
@@ -100,3 +103,5 @@ class Pixels:
     full_masks: list[Any] = field(default_factory=list)
     full_rgba: list[Any] = field(default_factory=list)
     front: Any = None
+    depth: Any = None
+    hides: Any = None

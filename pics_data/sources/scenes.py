@@ -22,6 +22,7 @@ class SceneSettings:
     seed: int = 0
     size: int = 256  # pixels, square pictures
     meshes: str = ""  # folder of the user's meshes (glb, gltf, obj, ply, off, stl), searched with its subfolders
+    difficulty: str = "mixed"  # what scenes are like: easy, crowded, containment, or mixed
 
 
 def photos(settings: SceneSettings, num_scenes: int) -> Iterator[Photo]:
