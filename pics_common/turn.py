@@ -35,13 +35,22 @@ def turn_picture(rgba: NDArray[np.uint8], degrees: float, grow: bool = False) ->
 
 def turn_on_white(picture: NDArray[np.uint8], degrees: float, grow: bool = False) -> NDArray[np.uint8]:
     """The same for a picture whose colour is on white, the form of cut-outs in shards: in and out."""
-    # Saturated both times: rounding may have left a colour a little below 255 - alpha.
-    turned = turn_premultiplied(cv2.subtract(picture, _around(picture)), degrees, grow)
-    return np.asarray(cv2.add(turned, _around(turned)), np.uint8)
+    return on_white(turn_premultiplied(premultiplied(picture), degrees, grow))
 
 
-def _around(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """How much white [h, w, 4] an alpha lets through."""
+def premultiplied(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """On white -> premultiplied."""
+    # Saturated: rounding may have left a colour a little below 255 - alpha.
+    return np.asarray(cv2.subtract(picture, _white_through(picture)), np.uint8)
+
+
+def on_white(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Premultiplied -> on white."""
+    return np.asarray(cv2.add(ink, _white_through(ink)), np.uint8)
+
+
+def _white_through(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """How much white [h, w, 4] shows through a picture's alpha."""
     white = cv2.bitwise_not(cv2.extractChannel(picture, 3))
     return np.asarray(cv2.merge([white, white, white, np.zeros_like(white)]), np.uint8)
 
@@ -49,7 +58,8 @@ def _around(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def turn_premultiplied(ink: Pixels, degrees: float, grow: bool = False) -> Pixels:
     """The same for premultiplied pixels [h, w, 4], uint8 or float32 in 0 to 255: in and out; 0 where alpha is 0.
 
-    Bicubic. Its overshoots are cut: no colour is above its alpha.
+    Bicubic. Where it overshoots an opaque edge, colour and alpha are scaled back together, so that the edge keeps its
+    colour; no colour is above its alpha.
     """
     turn = _turn_matrix(degrees)
     side = max(ink.shape[:2])
@@ -67,10 +77,14 @@ def turn_premultiplied(ink: Pixels, degrees: float, grow: bool = False) -> Pixel
     start = side / 2 + shift - scale * middle
     # OpenCV counts from the centres of pixels.
     move = np.column_stack([fold * scale * turn, fold * (scale * turn @ (0.5, 0.5) + start) - 0.5])
-    dense = cv2.warpAffine(ink, move, (fold * side, fold * side), flags=cv2.INTER_CUBIC)
-    turned = cv2.resize(dense, (side, side), interpolation=cv2.INTER_AREA) if fold > 1 else dense
-    turned = np.clip(turned, 0, 255)
-    return cv2.min(turned, cv2.merge([cv2.extractChannel(turned, 3)] * 4))
+    # In floats, as bytes would cut the overshoots of each channel by itself.
+    turned = cv2.warpAffine(ink.astype(np.float32), move, (fold * side, fold * side), flags=cv2.INTER_CUBIC)
+    if fold > 1:
+        turned = cv2.resize(turned, (side, side), interpolation=cv2.INTER_AREA)
+    alpha = cv2.extractChannel(turned, 3)
+    turned *= cv2.merge([255 / np.maximum(alpha, 255)] * 4)
+    turned = np.maximum(cv2.min(turned, cv2.merge([alpha] * 4)), 0)
+    return turned if ink.dtype == np.float32 else np.rint(turned).astype(np.uint8)
 
 
 def _turn_matrix(degrees: float) -> NDArray[np.float64]:
