@@ -158,13 +158,21 @@ def _join_skins(skins: list[Skin | None], kept: NDArray[np.bool_]) -> Skin | Non
     return Skin(colors, uv, image[kept].astype(np.int32), images)
 
 
+def look_up(image: Array, places: Array, border: int = cv2.BORDER_WRAP) -> Array:
+    """Colours [N, 3] of an `image` [h, w, 3] at `places` [N, 2], x and y in pixels between pixels' middles; bilinear.
+
+    `border` is OpenCV's word for what lies beyond the image.
+    """
+    # remap takes maps of at most 32767 a side: fold the list into rows of 4096.
+    count = len(places)
+    padded = np.zeros((-(-count // 4096) * 4096, 2), np.float32)
+    padded[:count] = places
+    x, y = (np.ascontiguousarray(padded[:, k].reshape(-1, 4096)) for k in range(2))
+    found = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=border)
+    return np.asarray(found.reshape(-1, 3)[:count])
+
+
 def _sample(image: Array, uv: Array) -> Array:
     """Bilinear, repeating; uv [N, 2] in picture widths -> [N, 3]."""
     high, wide = image.shape[:2]
-    # remap takes maps of at most 32767 a side: fold the list into rows of 4096.
-    count = len(uv)
-    padded = np.zeros((-(-count // 4096) * 4096, 2), np.float32)
-    padded[:count] = np.mod(uv, 1) * np.array([wide, high], np.float32) - np.float32(0.5)
-    x, y = (np.ascontiguousarray(padded[:, k].reshape(-1, 4096)) for k in range(2))
-    found = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    return np.asarray(found.reshape(-1, 3)[:count])
+    return look_up(image, np.mod(uv, 1) * np.array([wide, high], np.float32) - np.float32(0.5))

@@ -42,7 +42,7 @@ def photos(settings: SceneSettings, num_scenes: int) -> Iterator[Photo]:
 
 def render(photo: Photo, settings: SceneSettings) -> Pixels:
     """The picture of a scene and the truth of `photo.instances`: any of its objects, in any order."""
-    scene = _draw(settings, _index(photo, settings))
+    scene = scene_of(photo.id, settings)
     chosen = tuple(int(instance.id) for instance in photo.instances)
     made = render_scene(scene, settings.size, chosen)
     return Pixels(
@@ -56,9 +56,14 @@ def render(photo: Photo, settings: SceneSettings) -> Pixels:
 
 def relation_label(photo: Photo, settings: SceneSettings) -> str:
     """How the first two of `photo.instances` stand to each other: "front", "on", "in", "beside", or ""."""
-    scene = _draw(settings, _index(photo, settings))
+    scene = scene_of(photo.id, settings)
     first, second = (int(instance.id) for instance in photo.instances[:2])
     return relation(scene, first, second)
+
+
+def scene_of(photo_id: str, settings: SceneSettings) -> Scene:
+    """The scene that the photo of this id shows."""
+    return _draw(settings, _number(photo_id, settings))
 
 
 @lru_cache(maxsize=4)  # a sample asks for its scene twice: for its pixels and for the relation
@@ -72,9 +77,9 @@ def _meshes(folder: str) -> tuple[Path, ...]:
     return mesh_files(folder)
 
 
-def _index(photo: Photo, settings: SceneSettings) -> int:
-    start, _, number = photo.id.rpartition("-")
-    assert start == f"s{settings.seed}", f"{photo.id} is not a scene of seed {settings.seed}"
+def _number(photo_id: str, settings: SceneSettings) -> int:
+    start, _, number = photo_id.rpartition("-")
+    assert start == f"s{settings.seed}", f"{photo_id} is not a scene of seed {settings.seed}"
     return int(number)
 
 
