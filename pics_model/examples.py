@@ -51,8 +51,9 @@ class Example:
 
     Where `objects` show whole objects, with what others hide, `whole_masks[k]` is the silhouette of all of object k;
     the regions are made of it. `squares[k]` is (x, y, side) in pixels of the photo: the square that `objects[k]`
-    shows, None where that is not known. `views[k]` are other views of object k, `texts[k]` says in words what it is,
-    "" where nobody does. Each of these lists may be empty.
+    shows, None where that is not known. `angles[k]` is how far `objects[k]` is turned counterclockwise, in degrees,
+    where it was stored so; else None. `views[k]` are other views of object k, `texts[k]` says in words what it is, ""
+    where nobody does. Each of these lists may be empty.
     """
 
     key: str
@@ -61,6 +62,7 @@ class Example:
     masks: list[NDArray[np.bool_]]
     whole_masks: list[NDArray[np.bool_]] = field(default_factory=list)
     squares: list[tuple[float, float, float] | None] = field(default_factory=list)
+    angles: list[float | None] = field(default_factory=list)
     views: list[list[View]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     meta: dict[str, object] = field(default_factory=dict)

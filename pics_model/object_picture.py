@@ -41,7 +41,7 @@ class PlacedCutout:
     """
 
     def __init__(self, picture: NDArray[np.uint8], box: Box, square: Square | None) -> None:
-        self.picture = picture
+        self.picture, self.box = picture, box
         self.tight = _shown(picture)
         x0, y0, x1, y1 = self.tight
         if square is not None:
@@ -53,6 +53,13 @@ class PlacedCutout:
                 (box[0] + box[2] - (x0 + x1) * self.scale) / 2,
                 (box[1] + box[3] - (y0 + y1) * self.scale) / 2,
             )
+
+    def showing(self, picture: NDArray[np.uint8]) -> "PlacedCutout":
+        """The object in another picture of the same scale; the middle of what is shown stays where it is."""
+        (x0, y0, x1, y1), (u0, v0, u1, v1) = self.tight, _shown(picture)
+        left = self.origin[0] + (x0 + x1 - u0 - u1) / 2 * self.scale
+        top = self.origin[1] + (y0 + y1 - v0 - v1) / 2 * self.scale
+        return PlacedCutout(picture, self.box, (left, top, picture.shape[1] * self.scale))
 
     def cropped(self, margin: float, size: int) -> tuple[NDArray[np.uint8], Square]:
         """The square around what is shown, `margin` times its longer side; [S, S, 4] and what it shows."""

@@ -28,10 +28,11 @@ from pics_model.arguments import Box, Picture, example_of, requests_of
 from pics_model.autoencoder import decode_latent, encode_pixels, latent_stride
 from pics_model.backbone import forget, interaction_layers
 from pics_model.examples import Example
-from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, object_pixels, paste_back
+from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, object_pixels
 from pics_model.object_encoder import nothing
 from pics_model.objectives import objective_of
 from pics_model.objects import Interactions
+from pics_model.paste_back import paste_back
 from pics_model.readout import Readout, read_out
 from pics_model.side_tokens import sides_of
 from pics_model.words import encode_texts

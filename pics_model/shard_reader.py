@@ -8,19 +8,25 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import count, islice, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pics_common.errors import UserError
 from pics_model.examples import Example, View, camera_of
+from pics_model.framing import tight_box
 from pics_model.pictures import read_mask, read_object, read_photo
 from pics_model.tar_index import tar_members
 
 Split = Literal["train", "val", "all"]
 Cutouts = Literal["visible", "full", "mix"]
+# An object's number and the angles of its turned pictures -> which of these is taken, or None.
+PickTurned: TypeAlias = Callable[[int, list[float]], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,11 @@ class ShardTable:
         """Kind -> (offset, length) of a sample's members."""
         entries = range(self.first[index], self.first[index + 1])
         return {self.kinds[self.kind[i]]: (self.offset[i], self.length[i]) for i in entries}
+
+    def num_objects(self, index: int) -> int:
+        """How many of obj0.png, obj1.png, ... a sample has, without a gap."""
+        kinds = self.members(index)
+        return next(k for k in count() if f"obj{k}.png" not in kinds)
 
     def read(self, index: int, kinds: list[str]) -> dict[str, bytes]:
         """The bytes of those members of a sample that it has."""
@@ -161,16 +172,17 @@ def _scan(table: ShardTable, number: int) -> None:
         raise UserError(f"shard {shard.path}: {num_samples} samples, the index says {shard.num_samples}; build again")
 
 
-def read_example(table: ShardTable, index: int, whole: bool = False, views: int = 0) -> Example:
+def read_example(
+    table: ShardTable, index: int, whole: bool = False, views: int = 0, pick: PickTurned | None = None
+) -> Example:
     """Decodes one sample. `whole` asks for pictures of whole objects, where the shard knows them; `views` for so many
-    other views of each object, where it has them: the first ones.
+    other views of each object, where it has them: the first ones; `pick` says which of the turned pictures of an object
+    is taken in place of its upright one. There are none of whole objects.
 
     Raises `UserError` that names shard, key and member for anything that is missing or wrong.
     """
     kinds, where = table.members(index), table.where(index)
-    num_objects = 0
-    while f"obj{num_objects}.png" in kinds:
-        num_objects += 1
+    num_objects = table.num_objects(index)
     if not num_objects:
         raise UserError(f"{where}: no obj0.png; expected objects obj0.png, obj1.png, ...")
     names = ["bg.jpg", "meta.json"]
@@ -179,8 +191,9 @@ def read_example(table: ShardTable, index: int, whole: bool = False, views: int 
         whole_here.append(whole and f"full{k}.png" in kinds and f"amodal{k}.png" in kinds)
         pictures.append(f"full{k}.png" if whole_here[k] else f"obj{k}.png")
         names += [pictures[k], f"mask{k}.png"] + ([f"amodal{k}.png"] if whole_here[k] else [])
-    seen = [_view_names(kinds, k, views) for k in range(num_objects)]
-    data = table.read(index, names + [name for some in seen for name in some])
+    seen = [_numbered(kinds, f"obj{k}_view", views) for k in range(num_objects)]
+    turned = [_numbered(kinds, f"obj{k}_rot") if pick and not whole_here[k] else [] for k in range(num_objects)]
+    data = table.read(index, names + [name for some in seen + turned for name in some])
     for name in names:
         if name not in data and name != "meta.json":
             raise UserError(f"{where}: no {name}; expected one for each of {num_objects} objects")
@@ -188,12 +201,25 @@ def read_example(table: ShardTable, index: int, whole: bool = False, views: int 
     size = photo.shape[0], photo.shape[1]
     masks = [read_mask(data[f"mask{k}.png"], f"{where}, mask{k}.png", size) for k in range(num_objects)]
     meta = _meta(data.get("meta.json"), where)
+    angles: list[float | None] = [None] * num_objects
+    for k, some in enumerate(turned):
+        its_angles = _rotations(meta, k, len(some), where) if some else []
+        number = pick(k, its_angles) if pick and some else None
+        if number is not None:
+            pictures[k], angles[k] = some[number], its_angles[number]
+    objects = [read_object(data[name], f"{where}, {name}", on_white=True) for name in pictures]
     example = Example(
         key=table.keys[index],
         photo=photo,
-        objects=[read_object(data[name], f"{where}, {name}", on_white=True) for name in pictures],
+        objects=objects,
         masks=masks,
-        squares=[_square(meta, k, "full_crop" if whole_here[k] else "crop", where) for k in range(num_objects)],
+        squares=[
+            _square(meta, k, "full_crop" if whole_here[k] else "crop", where)
+            if angles[k] is None
+            else _turned_square(objects[k], masks[k])
+            for k in range(num_objects)
+        ],
+        angles=angles,
         texts=[_text(meta, k) for k in range(num_objects)],
         meta=meta,
     )
@@ -225,10 +251,31 @@ def _meta(data: bytes | None, where: str) -> dict[str, Any]:
     return meta
 
 
-def _view_names(kinds: Container[str], k: int, most: int) -> list[str]:
-    """The members that are views of object k, at most so many: obj<k>_view1.png and on, without a gap."""
-    names = (f"obj{k}_view{v}.png" for v in range(1, most + 1))
+def _numbered(kinds: Container[str], start: str, most: int | None = None) -> list[str]:
+    """The members `<start>1.png` and on, without a gap; at most so many."""
+    names = (f"{start}{number}.png" for number in islice(count(1), most))
     return list(takewhile(lambda name: name in kinds, names))
+
+
+def _rotations(meta: dict[str, Any], k: int, num: int, where: str) -> list[float]:
+    """The angles of the `num` turned pictures of object k."""
+    value = _object(meta, k).get("rotations")
+    numbers = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    if not isinstance(value, list) or not numbers or len(value) != num or not all(abs(v) <= 360 for v in value):
+        raise UserError(
+            f"{where}, meta.json: objects[{k}].rotations is {value!r}; expected the degrees of {num} turned pictures, "
+            f"obj{k}_rot1.png and on"
+        )
+    return [float(v) for v in value]
+
+
+def _turned_square(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """The square of the photo that a turned picture covers: about the middle of the mask's box, and so large that the
+    object has the mask's area, as turning it leaves it that."""
+    x0, y0, x1, y1 = tight_box(mask)
+    share = float(picture[..., 3].sum(dtype=np.int64)) / 255 / picture.shape[1] ** 2
+    side = math.sqrt(np.count_nonzero(mask) / share)
+    return (x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side
 
 
 def _object(meta: dict[str, Any], k: int) -> dict[str, Any]:

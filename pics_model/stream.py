@@ -4,7 +4,8 @@ The samples of a run are one endless sequence: epoch after epoch, each a permuta
 `seed` and the epoch alone. Batch t of a run is the next `batch_size` of the sequence, and rank r takes its r-th part.
 So there is no last partial batch (a batch may straddle two epochs), every rank has as many steps as the others, each
 epoch holds each sample exactly once over all ranks and workers, and the place in the sequence, samples seen, is all
-that resuming needs. What is drawn for a sample depends on seed, epoch and sample: not on ranks, workers or batch.
+that resuming needs. What is drawn for a sample (sizes, turns, colours, noise) depends on seed, epoch and sample: not on
+ranks, workers or batch.
 
 Shards of a mixture have weights: a sample of weight 18 is seen 18 times as often as one of weight 1. An epoch then
 holds each sample as many times as the least whole numbers in the ratio of the weights say; each time other things are
@@ -27,9 +28,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from pics_common.errors import UserError
+from pics_model.augment import AugmentSettings, Look, draw_looks, pick_stored, stored_as
 from pics_model.inputs import Batch, FramingSettings, Inputs, collate, compose
-from pics_model.shard_reader import Cutouts, Split, open_shards, read_example
+from pics_model.shard_reader import Cutouts, PickTurned, Split, open_shards, read_example
 
+NO_CHANGE = AugmentSettings()
 MAX_COPIES = 1000  # of a sample in an epoch
 
 
@@ -68,7 +71,8 @@ class ShardStream:
     """The batches of one rank of a run.
 
     `batch_size` counts samples over all ranks. `num_samples` is the length of an epoch, copies counted. Raises
-    `UserError` for shards that cannot be used; damage inside a sample is found when the sample's turn comes.
+    `UserError` for shards that cannot be used; damage inside a sample is found when the sample's turn comes. `augment`
+    is for training: by default nothing is changed.
     """
 
     def __init__(
@@ -83,12 +87,13 @@ class ShardStream:
         num_workers: int = 0,
         split: Split = "train",
         cutouts: Cutouts = "visible",
+        augment: AugmentSettings = NO_CHANGE,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise UserError(f"batch size {batch_size}: expected a multiple of the {world_size} ranks")
         if seed < 0:
             raise UserError(f"seed {seed}: expected 0 or more")
-        self.samples = _Samples(path, framing, seed, split, cutouts)
+        self.samples = _Samples(path, framing, seed, split, cutouts, augment)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.num_workers = num_workers
         self.num_samples = len(self.samples.entries)
@@ -116,11 +121,24 @@ class ShardStream:
 class _Samples(Dataset[Inputs | UserError]):
     """Places of the sequence -> inputs. Errors travel as values: torch would wrap them in its own."""
 
-    def __init__(self, path: Path, framing: FramingSettings, seed: int, split: Split, cutouts: Cutouts) -> None:
+    def __init__(
+        self,
+        path: Path,
+        framing: FramingSettings,
+        seed: int,
+        split: Split,
+        cutouts: Cutouts,
+        augment: AugmentSettings,
+    ) -> None:
         self.table = open_shards(path, split)
         copies = np.array(copies_of([shard.weight for shard in self.table.shards]))[np.array(self.table.shard)]
         self.entries = np.repeat(np.arange(len(self.table)), copies)  # the samples of an epoch, each as often as it is
-        self.framing, self.seed, self.cutouts = framing, seed, cutouts
+        self.framing, self.seed, self.cutouts, self.augment = framing, seed, cutouts, augment
+        if augment.stored_rotations and not any("_rot" in kind for kind in self.table.kinds):
+            raise UserError(
+                f"--stored-rotations: no sample of {path} holds turned pictures, obj0_rot1.png; leave it out, or build "
+                f"shards with `pics-data build --rotations`"
+            )
 
     def __getitem__(self, position: int) -> Inputs | UserError:
         epoch, entry = entry_at(position, len(self.entries), self.seed)
@@ -129,10 +147,19 @@ class _Samples(Dataset[Inputs | UserError]):
         seed, whole = int(rng.integers(2**63)), rng.random() < 0.5
         if self.cutouts != "mix":
             whole = self.cutouts == "full"
+        looks = draw_looks(rng, self.table.num_objects(index), self.augment)
         try:
-            return compose(read_example(self.table, index, whole, self.framing.views), self.framing, rng, seed)
+            example = read_example(self.table, index, whole, self.framing.views, self._pick(looks))
+            looks = [stored_as(look, angle) for look, angle in zip(looks, example.angles, strict=True)]
+            return compose(example, self.framing, rng, seed, looks)
         except UserError as error:
             return error
+
+    def _pick(self, looks: Sequence[Look]) -> PickTurned | None:
+        """What chooses among stored turned pictures, where they are asked for."""
+        if not self.augment.stored_rotations:
+            return None
+        return lambda k, angles: pick_stored(looks[k], angles, self.augment)
 
 
 class _Positions:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
+from pics_model.augment import AugmentSettings
 from pics_model.backbone import num_parameters
 from pics_model.checkpoint import (
     TrainState,
@@ -93,6 +94,18 @@ class TrainConfig:
     """Gamma of min-SNR weighting, 5 in its paper; 0 weighs all noise levels alike."""
     cutouts: Literal["visible", "full", "mix"] = "visible"
     """Object pictures: as far as the photo shows them, whole where the shards know it, or either by chance."""
+    rotation: float = 30.0
+    """Each object picture is turned in the plane by an angle from U(-a, a), in degrees; 0 turns none."""
+    rotation_chance: float = 1.0
+    """Share of object pictures that are turned."""
+    flip: float = 0.0
+    """Share of object pictures that are mirrored, left to right."""
+    colour: float = 0.0
+    """Strength of changes of brightness and contrast of object pictures, 0 to 1; the authors' is 0.1."""
+    colour_chance: float = 1.0
+    """Share of object pictures whose colours are changed."""
+    stored_rotations: bool = False
+    """Takes turned pictures that the shards hold, where one is within --rotation, in place of turning anew."""
     split: Literal["train", "val", "all"] = "train"
     seed: int = 0
     workers: int = 1
@@ -137,6 +150,14 @@ class TrainConfig:
                 "log_every": anything,
             },
         )
+        self.augment  # noqa: B018  # refuses settings that cannot work
+
+    @property
+    def augment(self) -> AugmentSettings:
+        """What is changed in object pictures."""
+        return AugmentSettings(
+            self.rotation, self.rotation_chance, self.flip, self.colour, self.colour_chance, self.stored_rotations
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -166,6 +187,7 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
         num_workers=config.workers,
         split=config.split,
         cutouts=config.cutouts,
+        augment=config.augment,
     )
     module = DenoisingLoss(pipeline, config.background_weight, config.min_snr)
     rates = (config.learning_rate, config.matrix_rate)

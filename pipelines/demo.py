@@ -24,8 +24,9 @@ from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
 from pics_model.examples import Example
 from pics_model.framing import Frame, cut, resize
-from pics_model.inputs import FramingSettings, compose, region_union
+from pics_model.inputs import FramingSettings, compose
 from pics_model.jobs import load_job, read_jobs
+from pics_model.paste_back import region_union
 
 SHOWN = 12
 SIDE = 192  # pixels a side of the pictures on the page

@@ -16,8 +16,9 @@ from pics_common.errors import UserError
 from pics_model.checkpoint import save_snapshot
 from pics_model.dino_encoder import DinoObjectEncoder
 from pics_model.infer import InferConfig, load_model, main, run
-from pics_model.inputs import compose, region_union
+from pics_model.inputs import compose
 from pics_model.jobs import Job, load_job, read_jobs
+from pics_model.paste_back import region_union
 from pics_model.presets import build, load_preset
 from pics_model.snapshot import save_model
 from tests.model.test_jobs import write_job

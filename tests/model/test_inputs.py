@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pics_common.errors import UserError
 from pics_model.examples import Example
 from pics_model.framing import Frame, cells, cut, enlarge, frame_pair, frame_photo, tight_box
-from pics_model.inputs import FramingSettings, Inputs, collate, compose, hint, paste_back, region_union, to_signed
+from pics_model.inputs import FramingSettings, Inputs, collate, compose, hint, to_signed
+from pics_model.paste_back import paste_back, region_union
 from tests.model.shards_for_tests import cut_out, make_scene
 
 SETTINGS = FramingSettings(resolution=64, object_resolution=48)
