@@ -28,7 +28,7 @@ from pics_data.views.zero123.network import Condition, Network, decode, denoise,
 from pics_data.views.zero123.network import load as load_network
 from pics_data.views.zero123.picture import FILL, SIDE, VISIBLE, cut_out, frame, resample, unframe
 from pics_data.views.zero123.weights import find_weights
-from tests.data.zero123_for_tests import PROJECTIONS, WIDTH, Layout, random_zero123
+from tests.data.zero123_for_tests import PROJECTIONS, WIDTH, Layout, hub_of, random_zero123
 
 LAYOUTS: tuple[Layout, ...] = ("kxic", "bennyguo")
 
@@ -418,6 +418,16 @@ def test_white_within_an_object_is_the_objects() -> None:
     assert not found[[5, 250], [5, 250], 3].any()
 
 
+def test_background_does_not_leak_in_through_corners() -> None:
+    """A slanted outline of one pixel, whose pixels touch at corners only."""
+    picture = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    rows, columns = np.indices((SIDE, SIDE)) - 128
+    picture[np.abs(rows) + np.abs(columns) == 60] = 0
+    found = cut_out(picture)
+    assert tuple(found[128, 128]) == (255, 255, 255, 255)
+    assert not found[100, 60, 3]
+
+
 def test_saliency_takes_the_place_of_white() -> None:
     """A white object, which nothing else finds."""
     picture = np.full((SIDE, SIDE, 3), 255, np.uint8)
@@ -465,6 +475,38 @@ def test_a_folder_of_half_precision_alone_is_read(tmp_path: Path, folders: dict[
     half = random_zero123(tmp_path / layout, layout, variant="fp16")
     cutouts, cameras = objects(1), [draw_cameras(2, (0,))]
     assert_same(made(half, cutouts, cameras), made(folders[layout], cutouts, cameras))
+
+
+def test_folders_of_older_versions_are_read(copy: Path, folders: dict[str, Path]) -> None:
+    """Other names in the autoencoder's attention, a buffer of CLIP's that is none any more, schedules that clip."""
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    path = copy / "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    for name in [name for name in tensors if "attentions" in name]:
+        for new, old in older.items():
+            if new in name:
+                tensors[name.replace(new, old)] = tensors.pop(name)
+                break
+    save_file(tensors, path, {"format": "pt"})
+    path = copy / "image_encoder/model.safetensors"
+    tensors = load_file(path)
+    tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    save_file(tensors, path, {"format": "pt"})
+    change(copy / "scheduler/scheduler_config.json", clip_sample=True, steps_offset=0, skip_prk_steps=True)
+    change(copy / "unet/config.json", upcast_attention=None, use_linear_projection=None, _diffusers_version="0.18.2")
+    cutouts, cameras = objects(1), [draw_cameras(2, (0,))]
+    assert_same(made(copy, cutouts, cameras), made(folders[copy.name], cutouts, cameras))
+
+
+def test_weights_in_several_files_are_read(copy: Path, folders: dict[str, Path]) -> None:
+    unet = UNet2DConditionModel.from_pretrained(copy / "unet")
+    digest = zero123.weights_digest(str(copy))
+    (copy / "unet/diffusion_pytorch_model.safetensors").unlink()
+    unet.save_pretrained(copy / "unet", max_shard_size="60KB")
+    assert len(list((copy / "unet").glob("*-of-*.safetensors"))) > 2
+    assert zero123.weights_digest(str(copy)) != digest
+    cutouts, cameras = objects(1), [draw_cameras(2, (0,))]
+    assert_same(made(copy, cutouts, cameras), made(folders[copy.name], cutouts, cameras))
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "image_encoder", "projection", "scheduler", "model_index.json"])
@@ -587,32 +629,35 @@ def test_what_is_no_folder_of_zero123_is_refused(weights: str, words: str) -> No
     assert words in refusal(weights)
 
 
-def cached(root: Path, folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """The hub's own cache with a folder in it as `owner/model`, and the environment that uses it without a network."""
-    place = root / "models--owner--model"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs/main").write_text("0" * 40)
-    for path in folder.rglob("*"):
-        if path.suffix in suffixes:
-            target = place / "snapshots" / ("0" * 40) / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-    return {**os.environ, "HF_HUB_CACHE": str(root), "HF_HUB_OFFLINE": "1"}
-
-
-def test_a_hub_id_is_looked_up_in_the_hubs_own_cache(folders: dict[str, Path], tmp_path: Path) -> None:
+def from_hub(folder: Path, cache: Path) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """What becomes of the hub id of a folder, in a process of its own, and what it fetched."""
     program = "from pics_data.views import zero123; print(zero123.weights_digest('owner/model'))"
-    command = [sys.executable, "-c", program]
-    whole = cached(tmp_path / "whole", folders["kxic"], (".json", ".safetensors"))
-    done = subprocess.run(command, capture_output=True, text=True, env=whole, check=True)
-    assert done.stdout.strip() == zero123.weights_digest(str(folders["kxic"]))
-    # A repository of pickles comes without them.
-    bare = cached(tmp_path / "bare", folders["kxic"], (".json",))
-    done = subprocess.run(command, capture_output=True, text=True, env=bare)
-    assert (
-        "--view-weights owner/model: no unet/diffusion_pytorch_model.safetensors, and pickles are never" in done.stderr
-    )
+    with hub_of(folder) as (address, fetched):
+        places = {"HF_ENDPOINT": address, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **places}), fetched
+
+
+def test_of_a_hub_id_only_configurations_and_safetensors_are_fetched(copy: Path, tmp_path: Path) -> None:
+    (copy / "unet/diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    (copy / "unet/diffusion_pytorch_model.fp16_ema.safetensors").write_bytes(b"another variant")
+    (copy / "safety_checker").mkdir()
+    (copy / "safety_checker/model.safetensors").write_bytes(b"not asked for")
+    done, fetched = from_hub(copy, tmp_path / "cache")
+    assert done.stdout.strip() == zero123.weights_digest(str(copy)), done.stderr
+    stems = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
+    stems[PROJECTIONS[copy.name][0]] = "diffusion_pytorch_model"
+    expected = {f"{part}/{name}" for part in stems for name in ("config.json", f"{stems[part]}.safetensors")}
+    assert fetched == expected | {"model_index.json", "scheduler/scheduler_config.json"}
+
+
+def test_a_hub_id_of_pickles_is_refused_and_converting_them_is_explained(copy: Path, tmp_path: Path) -> None:
+    for path in list(copy.glob("*/*.safetensors")):
+        path.rename(path.with_suffix(".bin"))
+    done, fetched = from_hub(copy, tmp_path / "cache")
+    assert "--view-weights owner/model: no unet/diffusion_pytorch_model.safetensors, and pickles are" in done.stderr
     assert "`hf download owner/model --local-dir zero123` and convert them: import torch;" in done.stderr
+    assert not [name for name in fetched if not name.endswith(".json")]
 
 
 def test_the_digest_of_weights_tells_contents_and_not_places(copy: Path, folders: dict[str, Path]) -> None:

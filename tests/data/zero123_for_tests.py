@@ -1,6 +1,11 @@
-"""Tiny Zero-1-to-3 checkpoints of random weights, in the layouts of the published ones."""
+"""Tiny Zero-1-to-3 checkpoints of random weights, in the layouts of the published ones; and a hub that has one."""
 
+import hashlib
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,3 +101,54 @@ def random_zero123(folder: Path, layout: Layout = "kxic", seed: int = 0, variant
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder
+
+
+@contextmanager
+def hub_of(folder: Path) -> Iterator[tuple[str, set[str]]]:
+    """A hub on this machine whose one repository, owner/model, is `folder`: its address, and what it has handed out."""
+    handed_out: set[str] = set()
+    commit = "0" * 40
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            headers = {"X-Repo-Commit": commit}
+            if path.startswith(f"/api/models/owner/model/tree/{commit}"):
+                body = json.dumps([{"type": "file", "path": name, **self.facts(name)} for name in names]).encode()
+            elif path.startswith("/api/models/owner/model"):
+                files = [{"rfilename": name} for name in names]
+                body = json.dumps({"id": "owner/model", "sha": commit, "siblings": files, "tags": []}).encode()
+            elif path.startswith(f"/owner/model/resolve/{commit}/"):
+                name = path.removeprefix(f"/owner/model/resolve/{commit}/")
+                handed_out.add(name)
+                body = (folder / name).read_bytes()
+                headers["ETag"] = f'"{self.facts(name)["oid"]}"'
+            else:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            for key, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def facts(self, name: str) -> dict[str, Any]:
+            data = (folder / name).read_bytes()
+            return {"size": len(data), "oid": hashlib.sha256(data).hexdigest()}
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the screen."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", handed_out
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -125,7 +125,7 @@ def _from_hub(name: str) -> Path:
         wanted = [INDEX, *(f"{part}/*.{ending}" for part in parts for ending in ("json", "safetensors"))]
         try:
             # By pattern: a repository's code and pickles are not even fetched.
-            return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*ema*"]))
+            return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*ema.safetensors"]))
         except (OSError, ValueError, HfHubHTTPError):
             why = "is no folder and cannot be fetched from the hub (offline, or no such id?)"
     raise refusal(name, why)
