@@ -55,6 +55,10 @@ def build(config: BuildConfig, plan_only: bool = False) -> BuildResult:
             from pics_data.predict import check_predictor  # torch, or onnxruntime: only who predicts pays
 
             check_predictor(member.config.masks, member.config.mask_weights)
+    if config.views != "none":
+        from pics_data.views.check import check_generator
+
+        check_generator(config, [member.config for member in members])
     basis = basis_of(members)
     plans_with_ray = config.duplicates == "drop" or any(m.config.source in OBJECTLESS for m in members)
     with (

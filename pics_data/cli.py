@@ -1,4 +1,4 @@
-"""`pics-data build | plan | verify | inspect`."""
+"""`pics-data build | plan | views | verify | inspect`."""
 
 import difflib
 import sys
@@ -12,6 +12,7 @@ import tyro
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
 from pics_data.config import BuildConfig
+from pics_data.options import ViewsConfig
 
 PathOrUrl = Annotated[str, tyro.conf.arg(metavar="PATH-OR-URL")]
 
@@ -56,6 +57,14 @@ def plan_command(config: BuildConfig) -> int:
     return 0
 
 
+def views_command(config: ViewsConfig) -> int:
+    from pics_data.progress import views_summary
+    from pics_data.views.job import add_views
+
+    print(views_summary(add_views(config)))
+    return 0
+
+
 def verify_command(config: VerifyConfig) -> int:
     from pics_data.verify import verify
 
@@ -81,6 +90,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
         plan_command,
         "Chooses compositions and writes the plan alone; `build` then goes on from it.",
     ),
+    "views": (ViewsConfig, views_command, str(ViewsConfig.__doc__)),
     "verify": (VerifyConfig, verify_command, str(VerifyConfig.__doc__)),
     "inspect": (InspectConfig, inspect_command, str(InspectConfig.__doc__)),
 }

@@ -55,6 +55,14 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
     return _png(width, height, 1, GREY, zlib.compress(rows.data, MASK_LEVEL))
 
 
+def depth_png(depth: NDArray[np.float32]) -> bytes:
+    """[H, W] distances, infinite for the open sky -> 16-bit grey PNG in thousandths up to 65534; 65535: infinite."""
+    steps = np.where(np.isfinite(depth), np.minimum(np.rint(depth * np.float32(1000)), 65534), 65535)
+    done, encoded = cv2.imencode(".png", steps.astype(np.uint16), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert done
+    return encoded.tobytes()
+
+
 def _paeth_rows(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The rows of an 8-bit PNG, [H, 1 + W * channels] uint8: Paeth's filter, then what its prediction misses by.
 

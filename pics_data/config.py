@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pics_common.errors import UserError
+from pics_data.options import NEEDS_VIEWS, NEEDS_ZERO123, RayOptions, ViewOptions
 
 if TYPE_CHECKING:
     from pics_data.sources.scenes import SceneSettings
@@ -75,11 +76,11 @@ OF_A_MEMBER = (
 
 # To be raised with every change of this code that makes other bytes of the same plan: a folder of shards that an older
 # version began is then refused, not mixed.
-BYTES_VERSION = 2
+BYTES_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
-class BuildConfig:
+class BuildConfig(ViewOptions, RayOptions):
     """Takes annotated photos apart and writes shards; run again, it finishes what is not finished."""
 
     source: Source = "scenes"
@@ -132,10 +133,6 @@ class BuildConfig:
     """Who makes silhouettes: the annotations, or a predictor where they have boxes or nothing."""
     mask_weights: str = ""
     """Weights of the predictor: a local folder or a hub id (sam), an ONNX file (rembg)."""
-    gpus_per_worker: float = 0.0
-    """GPUs of each mask predictor; 0 runs them on CPUs."""
-    predictors: int = 1
-    """Mask predictors at the same time."""
 
     val_fraction: float = 0.05
     """Share of the photos kept for validation; a photo's own id decides."""
@@ -157,7 +154,8 @@ class BuildConfig:
     scene_size: int = 256
     """Side of a scene's picture in pixels (source scenes)."""
     meshes: Path | None = None
-    """Folder of further meshes to place in scenes (source scenes)."""
+    """Folder of further meshes: to place in scenes (source scenes), or of the objects themselves, <key>.obj0.glb and
+    so on (--views mesh with any other source)."""
     difficulty: Difficulty = "mixed"
     """What scenes are like (source scenes): `easy`, `crowded`, `containment`, or `mixed`, some of each."""
     max_pixels: int = 100_000_000
@@ -166,10 +164,6 @@ class BuildConfig:
     """The run fails if a larger share of the planned samples could not be made; what filters drop does not count."""
     retry_rejects: bool = False
     """Make those shards again that lack samples which may now succeed: photos that were missing or unreadable."""
-    workers: int = 0
-    """Shards made at the same time; 0: one for each CPU."""
-    address: str | None = None
-    """Ray cluster to run on: `auto` or host:port. Photos and `out` must then be in places that all nodes share."""
 
     def check(self) -> "BuildConfig":
         """Raises `UserError` for a value out of range or an option without effect; returns itself."""
@@ -187,6 +181,12 @@ class BuildConfig:
             ("min_edge", 0, 1),
             ("gpus_per_worker", 0, 1_000),
             ("predictors", 1, 100_000),
+            ("num_views", 1, 100),
+            ("view_steps", 1, 1_000),
+            ("view_guidance", 1, 100),
+            ("view_batch", 1, 4_096),
+            ("rotations", 0, 100),
+            ("rotation", 0, 180),
             ("val_fraction", 0, 1),
             ("shard_samples", 0, 1_000_000),
             ("size", 0, 16_384),
@@ -207,6 +207,7 @@ class BuildConfig:
             raise UserError(f"--min-iou {self.min_iou} is not below --max-iou {self.max_iou}; no two objects would fit")
         self._check_idle()
         self._check_masks()
+        check_views(self, source=self.source)
         return self
 
     def _check_idle(self) -> None:
@@ -216,7 +217,8 @@ class BuildConfig:
             idle = ("images", "annotations", "size", "check_photos", "duplicates")
             hint = "use --scene-size for the size of scenes" if self.size else "did you mean another --source?"
         else:
-            idle = ("num_scenes", "scene_size", "meshes", "difficulty")
+            idle = ("num_scenes", "scene_size", "difficulty")
+            idle += () if self.views == "mesh" else ("meshes",)
             hint = "leave it out, or use --source scenes"
             if self.source in UNANNOTATED:
                 idle, hint = (*idle, "annotations"), "leave it out"
@@ -231,9 +233,10 @@ class BuildConfig:
             raise UserError(f"--source {self.source} has no silhouettes; give --masks sam or rembg and --mask-weights")
         if not needed and self.source not in PARTLY_MASKLESS and self.masks != "given":
             raise UserError(f"--masks {self.masks} has no effect with --source {self.source}: it has silhouettes")
-        for name in ("mask_weights", "gpus_per_worker"):
-            if getattr(self, name) and self.masks == "given":
-                raise UserError(f"{_option(name)} has no effect without --masks sam or rembg")
+        if self.mask_weights and self.masks == "given":
+            raise UserError("--mask-weights has no effect without --masks sam or rembg")
+        if self.gpus_per_worker and self.masks == "given" and self.views != "zero123":
+            raise UserError("--gpus-per-worker has no effect without --masks sam or rembg, or --views zero123")
         if self.masks != "given" and not self.mask_weights:
             raise UserError(
                 f"--mask-weights is missing: --masks {self.masks} needs "
@@ -250,6 +253,26 @@ class BuildConfig:
             meshes=str(self.meshes.absolute()) if self.meshes else "",
             difficulty=self.difficulty,
         )
+
+
+def check_views(options: ViewOptions, source: str) -> None:
+    """Raises `UserError` for a view option without effect, or one that is missing; `source` is that of a build."""
+    meshes = getattr(options, "meshes", None)
+    defaults = {field.name: field.default for field in dataclasses.fields(ViewOptions)}
+    idle: tuple[tuple[str, str], ...] = ()
+    if options.views == "none":
+        idle += tuple((name, "--views") for name in NEEDS_VIEWS)
+    if options.views != "zero123":
+        idle += tuple((name, "--views zero123") for name in NEEDS_ZERO123)
+    if not options.rotations:
+        idle += (("rotation", "--rotations"),)
+    for name, needed in idle:
+        if getattr(options, name) != defaults[name]:
+            raise UserError(f"{_option(name)} has no effect without {needed}")
+    if options.views == "zero123" and not options.view_weights:
+        raise UserError("--view-weights is missing: --views zero123 needs a local folder or a hub id")
+    if options.views == "mesh" and source != "scenes" and meshes is None:
+        raise UserError("--meshes is missing: --views mesh needs a folder of meshes, <key>.obj0.glb and so on")
 
 
 def _option(name: str) -> str:

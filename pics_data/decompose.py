@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import combinations, groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -26,7 +26,10 @@ from pics_data.measure import Box, bounding_box, measure_quality, measure_relati
 from pics_data.photofile import decode_photo, read_bytes, read_file
 from pics_data.records import Composition, Photo, Pixels, Reject, RejectError, Sample
 
-SCHEMA_VERSION = 2
+if TYPE_CHECKING:
+    from pics_data.sources.scenes import PairTruth
+
+SCHEMA_VERSION = 3
 PHOTOS_AHEAD = 8  # photos whose files are read while one is taken apart
 BYTES_AHEAD = 64 * 2**20  # no further file is read while those that wait for their turn hold this much
 
@@ -162,6 +165,8 @@ def decompose(composition: Composition, pixels: Pixels, config: BuildConfig) -> 
             members[f"amodal{i}.png"] = codecs.mask_png(pixels.full_masks[i])
     if pixels.front is not None:
         members["front.png"] = codecs.png((pixels.front + 1).astype(np.uint8))
+    if pixels.depth is not None:
+        members["depth.png"] = codecs.depth_png(pixels.depth)
     members["meta.json"] = orjson.dumps(meta)
     return Sample(composition.key, members)
 
@@ -219,8 +224,25 @@ def measure_relations(photo: Photo, stored: Pixels, boxes: list[Box], config: Bu
 
             pair = replace(photo, instances=(photo.instances[i], photo.instances[j]))
             relation["label"] = scenes.relation_label(pair, config.scene_settings())
+            if stored.hides is not None:
+                relation |= _truth_of_pair(scenes.pair_truth(pair, config.scene_settings()), stored, i, j)
         relations.append(relation)
     return relations
+
+
+def _truth_of_pair(truth: "PairTruth", stored: Pixels, i: int, j: int) -> dict[str, Any]:
+    """What a scene knows of objects i and j of the sample."""
+
+    def name(which: int | None) -> int | None:
+        return None if which is None else (i, j)[which]
+
+    hides = [round(float(share), 4) for share in (stored.hides[i, j], stored.hides[j, i])]
+    return {
+        "supporter": name(truth.supporter),
+        "container": name(truth.container),
+        "contact": truth.contact,
+        "hides": hides,
+    }
 
 
 def front_of_pair(pixels: Pixels, i: int, j: int) -> int | None:

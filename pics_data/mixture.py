@@ -69,9 +69,13 @@ def _member(path: Path, weight: float, config: BuildConfig) -> Member:
 
 def _with_weights_in_place(config: BuildConfig) -> BuildConfig:
     """Local weights by a path that means the same to every process; the id of a hub as it is."""
-    if not config.mask_weights or not Path(config.mask_weights).exists():
-        return config
-    return dataclasses.replace(config, mask_weights=storage.absolute(config.mask_weights))
+    return dataclasses.replace(
+        config, mask_weights=_in_place(config.mask_weights), view_weights=_in_place(config.view_weights)
+    )
+
+
+def _in_place(weights: str) -> str:
+    return storage.absolute(weights) if weights and Path(weights).exists() else weights
 
 
 def identity(members: list[Member]) -> dict[str, Any]:
@@ -123,6 +127,10 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
         from pics_data.predict.weights import weights_digest  # the weights' contents count, not their place
 
         values["mask_weights"] = weights_digest(config.masks, config.mask_weights)
+    if config.views == "zero123":
+        from pics_data.views import zero123
+
+        values["view_weights"] = zero123.weights_digest(config.view_weights)
     return {
         name: _plain(value) for name, value in values.items() if name not in (*NOT_IN_IDENTITY, "mix", "mix_weights")
     }

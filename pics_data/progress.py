@@ -13,6 +13,7 @@ from rich.progress import Progress as RichProgress
 
 if TYPE_CHECKING:
     from pics_data.build import BuildResult
+    from pics_data.views.job import ViewsResult
 
 PLAIN_LINE_SECONDS = 10.0
 QUIET_SECONDS = 2.0  # a job that ends before says nothing
@@ -166,6 +167,21 @@ def summary(result: "BuildResult") -> str:
         lines.append(f"speed         {rate:.1f} samples/s ({result.made_samples} in {_duration(result.seconds)})")
     if result.kept_shards:
         lines.append(f"resumed       {result.kept_shards} shards were whole from an earlier run")
+    lines.append(f"folder        {result.folder}")
+    return "\n".join(lines)
+
+
+def views_summary(result: "ViewsResult") -> str:
+    """The closing lines of `pics-data views`."""
+    lines = [
+        f"samples       {result.samples} of {result.samples_before} in {result.shards} shards, "
+        f"{result.num_bytes / 1e6:.1f} MB",
+        f"rejects       {_rejects_line(result.rejects)}",
+    ]
+    if result.kept_shards:
+        lines.append(f"resumed       {result.kept_shards} shards were whole from an earlier run")
+    if result.seconds:
+        lines.append(f"time          {_duration(result.seconds)}")
     lines.append(f"folder        {result.folder}")
     return "\n".join(lines)
 

@@ -47,7 +47,11 @@ OF_PAIRS = {
     "overlap_px": ("overlap_px", pa.int32()),
     "front": ("front", pa.int32()),
     "labels": ("label", pa.string()),
+    "supporters": ("supporter", pa.int32()),
+    "containers": ("container", pa.int32()),
+    "contacts": ("contact", pa.bool_()),
 }
+COUNTS = {"num_views": "views", "num_rotations": "rotations"}  # of an object
 SCHEMA = pa.schema(
     {
         "key": pa.string(),
@@ -59,6 +63,7 @@ SCHEMA = pa.schema(
         "height": pa.int32(),
         "num_objects": pa.int32(),
         **{column: pa.list_(kind) for column, (_, kind) in OF_OBJECTS.items()},
+        **{column: pa.list_(pa.int32()) for column in COUNTS},
         **{column: pa.list_(kind) for column, (_, kind) in OF_PAIRS.items()},
         "seed": pa.int64(),
         "num_bytes": pa.int64(),  # of the sample in its tar
@@ -83,6 +88,7 @@ def _row(meta: Mapping[str, Any], shard: str) -> dict[str, Any]:
         "height": meta["size"][0],
         "num_objects": len(objects),
         **{column: [item.get(name) for item in objects] for column, (name, _) in OF_OBJECTS.items()},
+        **{column: [len(item.get(name, ())) for item in objects] for column, name in COUNTS.items()},
         **{column: [item.get(name) for item in pairs] for column, (name, _) in OF_PAIRS.items()},
         "seed": meta["seed"],
         "num_bytes": meta["num_bytes"],

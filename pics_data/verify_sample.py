@@ -17,7 +17,7 @@ from pics_data.photofile import MAX_PIXELS
 from pics_data.tar_read import DamageError
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")
-MEMBER = re.compile(r"bg\.jpg|meta\.json|front\.png|(obj|mask|full|amodal)\d+\.png|obj\d+_(view|rot)\d+\.png")
+MEMBER = re.compile(r"bg\.jpg|meta\.json|(front|depth)\.png|(obj|mask|full|amodal)\d+\.png|obj\d+_(view|rot)\d+\.png")
 SCHEMA = Path(__file__).with_name("schema.json")
 AREA_TOLERANCE = 1e-5  # of the photo; metadata rounds to 1e-6
 
@@ -82,8 +82,9 @@ def _check_names(members: Mapping[str, bytes], rules: Rules) -> int:
 def _check_picture(name: str, pixels: NDArray[Any], size: tuple[int, ...], rules: Rules) -> None:
     kind = re.match(r"[a-z]+", name)
     assert kind is not None
-    if kind[0] in ("mask", "amodal", "front"):
-        _check_silhouette(name, pixels, size, one_bit=rules.own and kind[0] != "front", is_mask=kind[0] != "front")
+    if kind[0] in ("mask", "amodal", "front", "depth"):
+        is_mask = kind[0] in ("mask", "amodal")
+        _check_silhouette(name, pixels, size, one_bit=rules.own and is_mask, is_mask=is_mask)
     elif kind[0] in ("obj", "full"):
         channels = pixels.shape[2] if pixels.ndim == 3 else 1
         if pixels.shape[0] != pixels.shape[1]:
