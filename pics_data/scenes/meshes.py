@@ -19,6 +19,8 @@ SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
 Z_UP = (".stl",)  # the other formats have y up, by their standard or by habit
 MAX_TEXTURE = 512  # pixels; objects are at most half a picture wide
 MAX_FACES = 400_000
+MAX_BYTES = 500_000_000
+MEND = "mend it or take it out of the folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +70,65 @@ def mesh_files(folder: str) -> tuple[Path, ...]:
     return tuple(sorted(found, key=lambda p: p.relative_to(root).as_posix()))
 
 
+class _Resolver(trimesh.resolvers.FilePathResolver):
+    """Finds what a mesh file names beside it, and remembers what is not there: trimesh goes on without."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.missing: list[str] = []
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a file by its name."""
+        try:
+            return bytes(super().get(name))
+        except OSError:
+            self.missing.append(name)
+            raise
+
+
 @lru_cache(maxsize=64)
 def load_model(path: Path) -> Model:
-    """Reads a mesh file. Raises `UserError` that names the file if it cannot be read or holds no surface."""
-    try:
-        scene: Any = trimesh.load_scene(path)
-        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-    except Exception as error:  # whatever a broken file makes the reader stumble over
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"mesh {path}: cannot be read ({reason}); mend it or take it out of the folder") from error
-    if not parts:
-        raise UserError(f"mesh {path}: holds no triangles; mend it or take it out of the folder")
-    vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
-    starts = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
-    faces = np.concatenate([np.asarray(part.faces) + s for part, s in zip(parts, starts, strict=True)])
+    """Reads a mesh file.
+
+    Raises `UserError` that names the file if it cannot be read, lacks a file that it names, holds no surface, or is
+    too large.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"mesh {path}: {path.stat().st_size:,} bytes; expected at most {MAX_BYTES:,}: simplify it")
+    vertices, faces, skins = _read(path)
     if len(faces) > MAX_FACES:
-        raise UserError(f"mesh {path}: {len(faces)} triangles; expected at most {MAX_FACES}: simplify it")
-    if not np.isfinite(vertices).all() or float(np.ptp(vertices[faces], axis=(0, 1)).max()) <= 0:
-        raise UserError(f"mesh {path}: its vertices span no finite volume; mend it or take it out of the folder")
-    skins = [_part_skin(part) for part in parts]
+        raise UserError(f"mesh {path}: {len(faces):,} triangles; expected at most {MAX_FACES:,}: simplify it")
+    if not np.isfinite(vertices[faces]).all():
+        raise UserError(f"mesh {path}: some of its vertices are no numbers (NaN); {MEND}")
+    if float(np.ptp(vertices[faces], axis=(0, 1)).max()) <= 0:
+        raise UserError(f"mesh {path}: all its vertices are one point; {MEND}")
     solid, kept = _solid(path, vertices, faces)
     if not kept.any():
-        raise UserError(f"mesh {path}: its triangles have no area; mend it or take it out of the folder")
+        raise UserError(f"mesh {path}: its triangles have no area; {MEND}")
     tree = Tree(solid.vertices, solid.faces)
     return Model(solid, tree, corner_normals(solid.vertices, solid.faces), _join_skins(skins, kept))
+
+
+def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], "list[Skin | None]"]:
+    """Vertices [V, 3], faces [F, 3] and the skin of each part of a file, in its own space."""
+    resolver = _Resolver(path)
+    try:
+        with path.open("rb") as file:
+            scene: Any = trimesh.load_scene(file, file_type=path.suffix.lower()[1:], resolver=resolver, process=False)
+        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        skins = [_part_skin(part) for part in parts]
+    except Exception as error:  # whatever a broken file makes the reader stumble over
+        if not resolver.missing:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"mesh {path}: cannot be read ({reason}); {MEND}") from error
+    if resolver.missing:
+        raise UserError(f"mesh {path}: {path.parent / resolver.missing[0]} is missing, which it names; put it there")
+    if not parts:
+        raise UserError(f"mesh {path}: holds no triangles; {MEND}")
+    vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
+    starts = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
+    faces = np.concatenate([np.asarray(part.faces) + start for part, start in zip(parts, starts, strict=True)])
+    return vertices, faces, skins
 
 
 def _solid(path: Path, vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> tuple[Solid, NDArray[np.bool_]]:
