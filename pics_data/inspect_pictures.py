@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pics_common.page import Html, data_uri, encode_jpeg, image, number, share, tag
+from pics_data.inspect_strips import STRIP_STYLE, shrink_cutout, strips
 from pics_data.measure import bounding_box
 from pics_data.members import decode, decode_mask
 from pics_data.tar_read import DamageError
@@ -35,6 +36,9 @@ class View:
     amodal: Sequence[Any]
     cutouts: Sequence[Any]
     full_cutouts: Sequence[Any]
+    views: Sequence[Sequence[Any]]  # of each object, as stored
+    turned: Sequence[Sequence[Any]]
+    depth: Any  # [H, W] uint16, or None
     meta: Mapping[str, Any]  # empty where the sample has none
     others: Sequence[str]  # members beyond those of the format's first rows
 
@@ -50,7 +54,8 @@ def decode_view(key: str, members: Mapping[str, bytes]) -> View:
     places = range(count)
     amodal = [_mask(members, f"amodal{i}.png", rgb.shape[:2]) for i in places if f"amodal{i}.png" in members]
     full = [_cutout(members, f"full{i}.png") for i in places if f"full{i}.png" in members]
-    shown = {"bg.jpg", "front.png", "meta.json"}
+    views, turned = ([_numbered(members, f"obj{i}_{kind}") for i in places] for kind in ("view", "rot"))
+    shown = {"bg.jpg", "front.png", "depth.png", "meta.json", *(name for of in (*views, *turned) for name in of)}
     shown |= {f"{kind}{i}.png" for kind in ("mask", "obj", "full", "amodal") for i in places}
     try:
         meta = json.loads(members["meta.json"]) if "meta.json" in members else {}
@@ -63,9 +68,20 @@ def decode_view(key: str, members: Mapping[str, bytes]) -> View:
         amodal,
         [_cutout(members, f"obj{i}.png") for i in places],
         full,
+        [[_cutout(members, name) for name in names] for names in views],
+        [[_cutout(members, name) for name in names] for names in turned],
+        decode("depth.png", members["depth.png"]) if "depth.png" in members else None,
         meta,
         sorted(members.keys() - shown),
     )
+
+
+def _numbered(members: Mapping[str, bytes], start: str) -> list[str]:
+    """The members `<start>1.png`, `<start>2.png`, ... as far as they go."""
+    names: list[str] = []
+    while (name := f"{start}{len(names) + 1}.png") in members:
+        names.append(name)
+    return names
 
 
 def _member(members: Mapping[str, bytes], name: str) -> bytes:
@@ -112,7 +128,10 @@ def sample_card(view: View, width_px: int, height_px: int, headline: str = "", *
                    class_="sample small")  # fmt: skip
     cutouts = tag("div", *_cutouts(view, names), class_="cutouts")
     caption = tag("figcaption", tag("code", view.key), *_details(view, names))
-    return tag("figure", title, tag("div", stage, cutouts, class_="pictures"), caption, class_="sample")
+    pictures = tag("div", stage, cutouts, class_="pictures")
+    return tag(
+        "figure", title, pictures, *strips(view.views, view.turned, view.depth, view.meta), caption, class_="sample"
+    )
 
 
 def broken_card(key: str, why: str) -> Html:
@@ -185,23 +204,13 @@ def _names(view: View) -> list[str]:
 def _cutouts(view: View, names: list[str]) -> list[Html]:
     parts = []
     for i, name in enumerate(names):
-        pictures = [image(_shrink(view.cutouts[i]), f"cut-out of {name}", class_="cutout")]
+        pictures = [image(shrink_cutout(view.cutouts[i], CUTOUT_PX), f"cut-out of {name}", class_="cutout")]
         if i < len(view.full_cutouts):
-            pictures.append(image(_shrink(view.full_cutouts[i]), f"{name} as a whole", class_="cutout"))
+            pictures.append(
+                image(shrink_cutout(view.full_cutouts[i], CUTOUT_PX), f"{name} as a whole", class_="cutout")
+            )
         parts.append(tag("div", *pictures, class_=f"pair o{i % len(COLOURS) + 1}"))
     return parts
-
-
-def _shrink(rgba: Any) -> Any:
-    """A cut-out of at most `CUTOUT_PX` a side; colours are averaged by their opacity, so that edges stay clean."""
-    side = rgba.shape[0]
-    if side <= CUTOUT_PX:
-        return rgba
-    weighted = rgba.astype(np.float32)
-    weighted[..., :3] *= weighted[..., 3:] / 255
-    small = cv2.resize(weighted, (CUTOUT_PX, round(CUTOUT_PX * side / rgba.shape[1])), interpolation=cv2.INTER_AREA)
-    small[..., :3] /= np.maximum(small[..., 3:] / 255, 1e-3)
-    return small.round().clip(0, 255).astype(np.uint8)
 
 
 def _details(view: View, names: list[str]) -> list[Html]:
@@ -237,6 +246,9 @@ def _relation_in_words(view: View, relation: Mapping[str, Any]) -> str:
     i, j = relation["objects"]
     words = [f"box IoU {relation['box_iou']:.2f}", _meeting(view, relation)]
     words += [f"built as “{relation['label']}”"] if relation.get("label") else []
+    for name, verb in (("supporter", "carries"), ("container", "holds")):
+        if (one := relation.get(name)) is not None:
+            words.append(f"{one + 1} {verb} {(j if one == i else i) + 1}")
     return (f"{i + 1} and {j + 1}: " if len(view.masks) > 2 else "") + ", ".join(words)
 
 
@@ -261,7 +273,9 @@ def _meeting(view: View, relation: Mapping[str, Any]) -> str:
     return f"{number(relation['gap_px'])} px apart"
 
 
-STYLE = """
+STYLE = (
+    STRIP_STYLE
+    + """
 :root { --object-5: #7a6200; --object-6: #5b3fc4; --object-7: #006d78; --object-8: #b3261e; }
 @media (prefers-color-scheme: dark) {
   :root { --object-5: #e8cf55; --object-6: #b39dff; --object-7: #6fdfea; --object-8: #ff8a80; }
@@ -310,3 +324,4 @@ STYLE = """
 .sample .label { color: #10151a; }
 .headline { font-size: 14.5px; font-weight: 600; margin-bottom: 8px; }
 """
+)
