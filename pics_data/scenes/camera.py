@@ -35,20 +35,19 @@ class Camera:
 
 def look_at(target: Array, distance: float, pitch: float, focal: float) -> Camera:
     """A camera at `distance` from `target`, on the side of -y, looking down by `pitch` (radians)."""
-    forward = np.array([0.0, np.cos(pitch), -np.sin(pitch)])
-    right = np.array([1.0, 0.0, 0.0])
-    axes = np.stack([right, np.cross(forward, right), forward]).astype(np.float32)
-    return Camera((target - distance * forward).astype(np.float32), axes, focal)
+    c, s = float(np.cos(pitch)), float(np.sin(pitch))
+    axes = np.array([[1.0, 0.0, 0.0], [0.0, -s, -c], [0.0, c, -s]], np.float32)
+    return Camera((target - distance * np.array([0.0, c, -s])).astype(np.float32), axes, focal)
 
 
 def frame(points: Array, pitch: float, focal: float, fill: float, offset: tuple[float, float]) -> Camera:
     """The camera whose picture the `points` [N, 3] fill up to `fill` (0 to 1), their middle moved by `offset`."""
     target = (points.min(0) + points.max(0)) / 2
     distance = 4.0 * float((points.max(0) - points.min(0)).max()) * focal / 2
-    for _ in range(8):
+    for _ in range(6):
         camera = look_at(target, distance, pitch, focal)
-        spots = camera.project(points, 2) - 1
-        low, high = spots.min(0), spots.max(0)
+        spots = np.ascontiguousarray(camera.project(points, 2).T) - 1
+        low, high = spots.min(1), spots.max(1)
         miss = (low + high) / 2 - np.array(offset, np.float32)
         target = target + (camera.axes[0] * miss[0] + camera.axes[1] * miss[1]) * np.float32(distance / focal)
         distance *= float((high - low).max()) / (2 * fill)

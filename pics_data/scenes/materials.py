@@ -43,6 +43,31 @@ _PALETTES = (
     "ef476f ffd166 06d6a0 118ab2 073b4c",
     "f6bd60 f7ede2 f5cac3 84a59d f28482",
 )
+# A kind, then colours to choose from.
+_NATURAL = {
+    "apple": "gradient | d8402f b8261e | 9cc04a 6f9a2e | e0b040 c8442c",
+    "orange": "speckle | f08a24 e87a14 | f59a30 e88a1c",
+    "lemon": "plain | f4d836 e8c820",
+    "tomato": "plain | d93a2b b82a1e",
+    "carrot": "bands | ee7d22 d96a14",
+    "banana": "plain | f2d13a e0b81c",
+    "pumpkin": "stripes | e8892a d07418",
+    "pear": "gradient | b8c24a d8cf5a",
+    "egg": "speckle | ead9c0 d8bf9c | f2ebe0 e2d4c0",
+    "pebble": "speckle | 9a9a96 7c7c78 | b8ab98 988a76",
+    "rock": "marble | 8c8880 6a665e | a49684 7c6f60",
+    "cactus": "stripes | 4f8a4a 3a6b38",
+    "tree": "gradient | 6b4a2c 5c9440 | 6b4a2c 3f7a4a",
+    "snowman": "plain | f2f4f6 e0e4ea",
+    "plank": "wood | c89f6a 9c7142 | 8a5a2b 5c3a1a | d9b98a b58d5a",
+    "stick": "wood | 8a5a2b 5c3a1a | a8683a 6f3f20",
+    "table": "wood | c89f6a 9c7142 | 8a5a2b 5c3a1a | e4dccb cfc4ae",
+    "bench": "wood | c89f6a 9c7142 | a8683a 6f3f20",
+    "basket": "bands | c8a063 a87f44 | b08a56 8a6636",
+    "crate": "wood | c89f6a 9c7142 | d9b98a b58d5a",
+    "flower": "gradient | 4a8a3a e8507a | 4a8a3a f2c12e | 3f7a3a d86ae0",
+    "candle": "plain | f4ead4 e6d5b0 | c2403a a83030",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +96,39 @@ def hex_colors(words: str) -> Array:
     return to_linear(np.array([[int(w[i : i + 2], 16) / 255 for i in (0, 2, 4)] for w in words.split()]))
 
 
-def draw_material(rng: Generator, avoid: Array) -> Material:
-    """A random material whose main colour stands off from each colour of `avoid` [K, 3] (ground, other objects)."""
-    for _ in range(12):
-        colors = rng.permutation(hex_colors(_PALETTES[rng.integers(len(_PALETTES))]))[:3]
+def draw_material(rng: Generator, avoid: Array, category: str = "") -> Material:
+    """A random material whose main colour stands off from each colour of `avoid` [K, 3] (ground, other objects).
+
+    What has colours of its own by nature, such as fruit, mostly gets one of these.
+    """
+    if category in _NATURAL and rng.random() < 0.75:
+        kind, *choices = _NATURAL[category].split(" | ")
+        colors = hex_colors(choices[rng.integers(len(choices))])
+        return _material(rng, kind, np.concatenate([colors, colors[:1]]))
+    for _ in range(8):
+        colors = rng.permutation(_PALETTE_COLORS[rng.integers(len(_PALETTES))])[:3]
         if _distance(colors[:1], avoid) > 0.28:
             break
-    kind = str(rng.choice(KINDS, p=_WEIGHTS / _WEIGHTS.sum()))
+    kind = KINDS[int(np.searchsorted(_CUMULATED, rng.random()))]
     if kind == "wood":
         colors = hex_colors(("8a5a2b 5c3a1a", "c89f6a 9c7142", "a8683a 6f3f20", "d9b98a b58d5a")[rng.integers(4)])
         colors = np.concatenate([colors, colors[:1]])
     elif kind == "marble" and rng.random() < 0.6:
         colors = hex_colors(("f4f1ec 8d8f96 f4f1ec", "2e3338 d8d3c8 2e3338", "5c8374 dfe8e0 5c8374")[rng.integers(3)])
+    return _material(rng, kind, colors)
+
+
+def _material(rng: Generator, kind: str, colors: Array) -> Material:
     waves = np.concatenate([rng.normal(size=(8, 3)), rng.uniform(0, 2 * np.pi, (8, 1))], 1)
     waves[:, :3] *= rng.uniform(2.5, 9.0, (8, 1))
     shiny = rng.random()
     shine, gloss = (0.0, 8.0) if shiny < 0.3 else ((0.12, 18.0) if shiny < 0.6 else (0.4, 70.0))
     turn = float(rng.choice([0.0, np.pi / 2, np.pi / 4, rng.uniform(0, np.pi)]))
     return Material(kind, colors, int(rng.integers(3, 9)), turn, waves.astype(np.float32), shine, gloss)
+
+
+_PALETTE_COLORS = tuple(hex_colors(words) for words in _PALETTES)
+_CUMULATED = np.cumsum(_WEIGHTS / _WEIGHTS.sum())[:-1]
 
 
 def _distance(colors: Array, others: Array) -> float:

@@ -1,6 +1,8 @@
 """The nouns of a scene: bodies, where they stand, camera, light, and how two objects stand to each other."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,39 +12,97 @@ from pics_data.scenes.ground import Ground
 from pics_data.scenes.materials import Array, Material
 from pics_data.scenes.meshes import Skin
 from pics_data.scenes.rays import Pose, Tree
+from pics_data.scenes.shapes import Shape
 from pics_data.scenes.solids import Solid
 
+FAN = np.stack([np.cos(np.arange(24) * np.pi / 12), np.sin(np.arange(24) * np.pi / 12)], 1)
 TOUCH = 0.0008  # part of the picture that one object must hide of another to stand "front" of it
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A solid, its ray tree and what it is made of.
+    """A solid, its ray tree and what it is made of; None for plain grey.
 
     A user's mesh may bring its own colours, `skin`, in place of the material's, and the normals at its face corners,
-    `corners` [F, 3, 3]; embedded solids have them computed only when they are rendered.
+    `corners` [F, 3, 3]; without, they are computed when it is rendered. Bodies of scenes know their `shape`.
     """
 
     solid: Solid
     tree: Tree
-    material: Material
+    material: Material | None
     skin: Skin | None = None
     corners: Array | None = None
+    shape: Shape | None = None
 
 
-@dataclass(frozen=True, slots=True)
+def body_of(shape: Shape, material: Material) -> Body:
+    """A body of this shape."""
+    return Body(shape.solid, shape.tree, material, shape.skin, None, shape)
+
+
+@dataclass(frozen=True)
 class Placed:
-    """A body in the world. `parent` is the object that it was placed by, as `relation`: beside, front, on or in."""
+    """A body in the world, and what keeps it there, by the numbers of other objects of its scene.
+
+    It `rests` on these from below, on the ground if there are none; it is `inside` the room of a container; it `leans`
+    on another; or it just stands `near` one that it was placed by. -1 is none.
+    """
 
     body: Body
     pose: Pose
-    parent: int = -1
-    relation: str = ""
+    rests: tuple[int, ...] = ()
+    inside: int = -1
+    leans: int = -1
+    near: int = -1
 
-    @property
+    @cached_property
     def points(self) -> Array:
         """The vertices in the world, [V, 3]."""
         return self.pose.to_world(self.body.solid.vertices)
+
+    @cached_property
+    def columns(self) -> Array:
+        """The same, [3, V]: numpy is many times as fast along long rows."""
+        return np.ascontiguousarray(self.points.T)
+
+    @property
+    def shape(self) -> Shape:
+        assert self.body.shape is not None
+        return self.body.shape
+
+    @cached_property
+    def hull(self) -> Array:
+        """The outermost of the vertices in the world, [H, 3]: what bounds and outlines are made of."""
+        return self.pose.to_world(self.shape.hull)
+
+    @cached_property
+    def bounds(self) -> tuple[Array, Array]:
+        """Lowest and highest coordinates, [3] each; they may fall short of the truth by 1 % of the size."""
+        flat = np.ascontiguousarray(self.hull.T)
+        return flat.min(1), flat.max(1)
+
+    @cached_property
+    def outline(self) -> NDArray[np.float64]:
+        """How far it reaches from its origin in each direction of `FAN` [24], seen from above."""
+        flat = self.hull[:, :2] - self.pose.shift[:2]
+        return np.asarray((FAN[:, :1] * flat[:, 0] + FAN[:, 1:] * flat[:, 1]).max(1))
+
+    def moved(self, way: NDArray[np.floating[Any]]) -> "Placed":
+        """The same elsewhere, moved by `way` [3]."""
+        pose = Pose(self.pose.turn, self.pose.scale, self.pose.shift + np.asarray(way, np.float32))
+        out = Placed(self.body, pose, self.rests, self.inside, self.leans, self.near)
+        # What is known of the one is known of the other; to find it anew takes ten times as long.
+        known = self.__dict__
+        if "outline" in known:
+            out.__dict__["outline"] = self.outline
+        if "bounds" in known:
+            out.__dict__["bounds"] = (
+                self.bounds[0] + np.asarray(way, np.float32),
+                self.bounds[1] + np.asarray(way, np.float32),
+            )
+        if "columns" in known:
+            out.__dict__["columns"] = self.columns + np.asarray(way, np.float32)[:, None]
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +149,19 @@ class Scene:
 
 
 def relation(scene: Scene, i: int, j: int) -> str:
-    """How objects i and j stand to each other: "on", "in", "front" (one hides some of the other), "beside", or ""."""
+    """How objects i and j stand to each other: "in", "on", "leaning", "front" (one hides some of the other), "beside",
+    or "" for none of these."""
     for a, b in ((i, j), (j, i)):
-        if scene.objects[a].parent == b and scene.objects[a].relation in ("on", "in"):
-            return scene.objects[a].relation
+        thing = scene.objects[a]
+        if thing.inside == b:
+            return "in"
+        if b in thing.rests:
+            return "on"
+        if thing.leans == b:
+            return "leaning"
     if scene.hides[i, j] + scene.hides[j, i] > TOUCH:
         return "front"
-    near = scene.objects[i].parent == j or scene.objects[j].parent == i
+    near = scene.objects[i].near == j or scene.objects[j].near == i
     return "beside" if near else ""
 
 

@@ -32,8 +32,9 @@ class Cavity:
 class Solid:
     """`vertices` [V, 3] and `faces` [F, 3]. `wrap` says how a flat pattern is laid on it: "round", "boxy" or "ball".
 
-    `top` is the radius of a flat top that carries another solid, 0 for none; `foot` the radius of what touches the
-    ground. A `convex` solid throws no shadow on itself. One that is not `closed` may show the back of its faces.
+    `top` is the radius of a flat place at height `level` that carries another solid, 0 for none; `foot` the radius of
+    what touches the ground. A `convex` solid throws no shadow on itself. One that is not `closed` may show the back of
+    its faces.
     """
 
     category: str
@@ -43,6 +44,7 @@ class Solid:
     convex: bool = False
     top: float = 0.0
     foot: float = 0.0
+    level: float = 0.0  # 0: as high as the solid is
     cavity: Cavity | None = None
     closed: bool = True
 
@@ -69,12 +71,22 @@ def grounded(solid: Solid) -> Solid:
         floor, rim = (cavity.floor - float(shift[2])) * factor, (cavity.rim - float(shift[2])) * factor
         cavity = Cavity(floor, cavity.radius * factor, rim, cavity.rim_radius * factor)
     foot = float(np.hypot(flat[:, 0], flat[:, 1]).max())
-    return replace(solid, vertices=vertices, top=solid.top * factor, foot=foot, cavity=cavity)
+    level = (solid.level - float(shift[2])) * factor if solid.level else float(vertices[:, 2].max())
+    return replace(solid, vertices=vertices, top=solid.top * factor, foot=foot, level=level, cavity=cavity)
 
 
 def dot(a: Array, b: Array) -> Array:
     """Of each row [N, 3] with each row; written out, as numpy's own ways take three to ten times as long."""
     return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
+
+
+def sphere_directions(count: int) -> Array:
+    """Evenly spread unit directions [count, 3] (a Fibonacci spiral)."""
+    k = np.arange(count) + 0.5
+    z = 1 - 2 * k / count
+    turn = np.pi * (1 + 5**0.5) * k
+    radius = np.sqrt(1 - z * z)
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn), z], 1).astype(np.float32)
 
 
 def corner_normals(vertices: Array, faces: Ints) -> Array:
@@ -169,13 +181,13 @@ def sweep(curve: Floats, radii: Floats, *, closed: bool = False, sides: int = 18
     return vertices.astype(np.float32), faces.astype(np.int32)
 
 
-def rounded_box(size: Floats, bevel: float) -> tuple[Array, Ints]:
-    """A box of `size` [3] whose edges are rounded with radius `bevel`."""
+def rounded_box(size: Floats, bevel: float, cuts: int = 6) -> tuple[Array, Ints]:
+    """A box of `size` [3] whose edges are rounded with radius `bevel`; light varies along `cuts` lines of each side."""
     lines = []
-    turn = bevel * (1 - np.tan(np.linspace(np.pi / 4, 0, 4)))
+    turn = bevel * (1 - np.tan(np.linspace(np.pi / 4, 0, 4 if cuts > 4 else 3)))
     for extent in size:
         half = extent / 2
-        flat = np.linspace(-half + bevel, half - bevel, 6)
+        flat = np.linspace(-half + bevel, half - bevel, cuts)
         lines.append(np.concatenate([-half + turn[:-1], flat, half - turn[:-1][::-1]]))
     cube, faces = _cube(lines)
     core = np.clip(cube, -(np.asarray(size) / 2 - bevel), np.asarray(size) / 2 - bevel)
@@ -225,3 +237,8 @@ def join(*parts: tuple[Array, Ints]) -> tuple[Array, Ints]:
 def bend(function: Callable[[Array], Array], mesh: tuple[Array, Ints]) -> tuple[Array, Ints]:
     """The mesh with its vertices moved by `function`."""
     return function(mesh[0]).astype(np.float32), mesh[1]
+
+
+def moved(mesh: tuple[Array, Ints], x: float, y: float, z: float) -> tuple[Array, Ints]:
+    """The mesh elsewhere."""
+    return (mesh[0] + np.array([x, y, z], np.float32)).astype(np.float32), mesh[1]

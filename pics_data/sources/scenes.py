@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pics_common.errors import UserError
 from pics_data.records import Instance, Photo, Pixels
+from pics_data.scenes.contact import truth_of_pair
 from pics_data.scenes.layout import draw_scene
 from pics_data.scenes.meshes import mesh_files
 from pics_data.scenes.render import front, render_scene
@@ -55,10 +56,30 @@ def render(photo: Photo, settings: SceneSettings) -> Pixels:
 
 
 def relation_label(photo: Photo, settings: SceneSettings) -> str:
-    """How the first two of `photo.instances` stand to each other: "front", "on", "in", "beside", or ""."""
+    """How the first two of `photo.instances` stand to each other: "front", "on", "in", "leaning", "beside", or ""."""
     scene = scene_of(photo.id, settings)
     first, second = (int(instance.id) for instance in photo.instances[:2])
     return relation(scene, first, second)
+
+
+@dataclass(frozen=True, slots=True)
+class PairTruth:
+    """How two objects hold each other in space; each of the two is called 0 or 1.
+
+    `supporter` carries the other from below, directly; what merely leans is not carried. `container` has the other in
+    its room, whether or not they touch. `contact` says whether they touch: are nearer than `contact.TOUCHING`.
+    """
+
+    supporter: int | None
+    container: int | None
+    contact: bool
+
+
+def pair_truth(photo: Photo, settings: SceneSettings) -> PairTruth:
+    """The truth of the first two of `photo.instances`."""
+    scene = scene_of(photo.id, settings)
+    first, second = (int(instance.id) for instance in photo.instances[:2])
+    return PairTruth(*truth_of_pair(scene.objects, first, second))
 
 
 def scene_of(photo_id: str, settings: SceneSettings) -> Scene:
@@ -68,7 +89,7 @@ def scene_of(photo_id: str, settings: SceneSettings) -> Scene:
 
 @lru_cache(maxsize=4)  # a sample asks for its scene twice: for its pixels and for the relation
 def _draw(settings: SceneSettings, index: int) -> Scene:
-    return draw_scene(settings.seed, index, _meshes(settings.meshes))
+    return draw_scene(settings.seed, index, _meshes(settings.meshes), settings.difficulty)
 
 
 @lru_cache(maxsize=4)
@@ -79,8 +100,13 @@ def _meshes(folder: str) -> tuple[Path, ...]:
 
 def _number(photo_id: str, settings: SceneSettings) -> int:
     start, _, number = photo_id.rpartition("-")
-    assert start == f"s{settings.seed}", f"{photo_id} is not a scene of seed {settings.seed}"
+    assert start == _start(settings), f"{photo_id} is not a scene of seed {settings.seed}, {settings.difficulty}"
     return int(number)
+
+
+def _start(settings: SceneSettings) -> str:
+    """What the ids of the settings' photos begin with: those of a mixture's members differ by their difficulty."""
+    return f"s{settings.seed}" + ("" if settings.difficulty == "mixed" else f"-{settings.difficulty}")
 
 
 def _photo(scene: Scene, settings: SceneSettings, index: int) -> Photo:
@@ -89,6 +115,6 @@ def _photo(scene: Scene, settings: SceneSettings, index: int) -> Photo:
     for k, (thing, look) in enumerate(zip(scene.objects, scene.looks, strict=True)):
         x, y, w, h = (value * size for value in look.box)
         instances.append(Instance(str(k), thing.body.solid.category, (x, y, w, h), look.visible * size * size))
-    name = f"s{settings.seed}-{index:07d}"
+    name = f"{_start(settings)}-{index:07d}"
     terms = "" if settings.meshes else "CC0-1.0"  # the user's meshes have their own
     return Photo(name, "scenes", "", size, size, tuple(instances), license=terms)
