@@ -13,7 +13,7 @@ class Kind:
 
     `counts` are the fewest and most objects; `pitch` the camera's angle down, in degrees; each object shows at least
     `visible` of its silhouette and `share` of the picture, and its box is at most `box` of the picture. All together
-    `fill` so much of its width or height.
+    `fill` so much of its width or height. Where it `holds`, some object is inside another.
     """
 
     arrange: Callable[[Arrangement, int], None]
@@ -23,6 +23,7 @@ class Kind:
     share: float
     box: float
     fill: tuple[float, float]
+    holds: bool = False
 
 
 def _easy(made: Arrangement, count: int) -> None:
@@ -85,7 +86,8 @@ def _containment(made: Arrangement, count: int) -> None:
         left = count - len(made.placed)
         if number is not None and left > 0:
             _load(made, number, min(5, left if vessels == 1 and rng.random() < 0.6 else max(1, left // 2)))
-    _fill(made, min(count, len(made.placed) + 2), {"front": 0.4, "beside": 0.6}, (0.5, 0.8))
+    held = sum(p.inside >= 0 for p in made.placed)
+    _fill(made, min(count, len(made.placed) + (2 if held < 2 else 1)), {"front": 0.4, "beside": 0.6}, (0.5, 0.8))
 
 
 def _vessel(made: Arrangement, k: int, wanted: tuple[str, ...]) -> int | None:
@@ -106,7 +108,7 @@ def _load(made: Arrangement, number: int, count: int) -> None:
     room = max(cavity.radius, 0.8 * cavity.rim_radius)
     for _ in range(count):
         widest = {1: 1.3, 2: 1.05, 3: 0.95, 4: 0.86}.get(count, 0.8)
-        made.add(put_in(made, number, 2 * room * widest * _u(made, 0.62, 0.82)))
+        made.add(put_in(made, number, 2 * room * widest * _u(made, 0.66, 0.86)))
 
 
 def _stack(made: Arrangement, levels: int, count: int) -> None:
@@ -154,11 +156,11 @@ KINDS = {
     "easy": Kind(_easy, (2, 3), (12, 34), 0.7, 0.02, 0.42, (0.68, 0.82)),
     "few": Kind(_few, (2, 4), (12, 34), 0.3, 0.02, 0.42, (0.7, 0.86)),
     "crowded": Kind(_crowded, (5, 8), (14, 38), 0.28, 0.0135, 0.42, (0.84, 0.94)),
-    "containment": Kind(_containment, (2, 8), (32, 54), 0.28, 0.0135, 0.62, (0.78, 0.92)),
+    "containment": Kind(_containment, (2, 8), (32, 54), 0.28, 0.0125, 0.62, (0.8, 0.94), True),
 }
 # Of each setting of difficulty: which kinds there are, how often.
 DIFFICULTIES = {
-    "mixed": {"easy": 0.28, "few": 0.27, "crowded": 0.22, "containment": 0.23},
+    "mixed": {"easy": 0.23, "few": 0.25, "crowded": 0.27, "containment": 0.25},
     "easy": {"easy": 1.0},
     "crowded": {"crowded": 1.0},
     "containment": {"containment": 1.0},

@@ -7,34 +7,53 @@ are [S], only x is [S, S].
 import cv2
 import numpy as np
 
-from pics_data.scenes.ground import TILE_PIXELS, TILE_UNITS, ground_tile, paint
+from pics_data.scenes.backdrop import behind_all
+from pics_data.scenes.ground import TILE_PIXELS, TILE_UNITS, ground_tiles, paint
 from pics_data.scenes.rays import Array
-from pics_data.scenes.scene import Scene
-from pics_data.scenes.shading import blocked, may_meet, openness, sun_directions
+from pics_data.scenes.scene import Placed, Scene
+from pics_data.scenes.shading import LIFT, ball_around, blocked, border, may_meet, partly, softness
 
 SKY_STEP = 4  # the open sky changes slowly: one ground point for 4 x 4 pixels
+SKY_RAYS = 32  # of a ground point
+SKY_REACH = 0.9  # world units around an object within which it hides some of the sky
 FAR = 8.0  # world units; beyond, nothing shades the ground
-_COARSER = 4  # blurred copies of the tile, each half as fine
+END = 60.0  # world units; there the open ground ends
 
 
-def background(scene: Scene, size: int) -> Array:
-    """[S, S, 3] float32, linear RGB."""
+def background(scene: Scene, size: int) -> tuple[Array, Array]:
+    """[S, S, 3] float32, linear RGB; and its depth along the camera's axis [S, S], infinite for the open sky."""
     x, y, reach, share = _ground_grid(scene, size)
-    tile = _ground_color(scene, x, y, reach, size)
     light = scene.light
     sun, sky = _ground_sun(scene, x, y, size), _ground_sky(scene, size)
-    ground = tile * ((sun * light.toward[2])[..., None] * light.sun + sky[..., None] * light.sky)
-    behind = _behind(scene, size)
+    ground = _ground_color(scene, x, y, reach, size)
+    strength = (sun * light.toward[2])[..., None] * light.sun
+    strength += sky[..., None] * light.sky
+    ground *= strength
+    behind = behind_all(scene, size, int(np.count_nonzero(share < 1)))
     if not scene.backdrop.distance:  # far ground fades into the sky
         haze = np.clip((y - 3) / 14, 0, 1)[:, None, None] ** np.float32(0.8)
-        ground += (behind - ground) * haze
-    return np.asarray(behind + (ground - behind) * share[:, None, None], np.float32)
+        ground += (behind[-1:] - ground) * haze
+    rows = len(behind)
+    ground[:rows] = behind + (ground[:rows] - behind) * share[:rows, None, None]
+    return ground, _depth(scene, y, share, size)
+
+
+def _depth(scene: Scene, y: Array, share: Array, size: int) -> Array:
+    """Depth [S, S]: a row has one, as the camera does not roll."""
+    camera = scene.camera
+    away = y - camera.position[1]
+    ground = away * camera.axes[2][1] - camera.position[2] * camera.axes[2][2]
+    far = np.full(size, np.inf, np.float32)
+    if scene.backdrop.distance:
+        rows = camera.axes[2] + camera.axes[1] * (((np.arange(size) + 0.5) * (2 / size) - 1) / camera.focal)[:, None]
+        far = ((scene.backdrop.distance - camera.position[1]) / rows[:, 1]).astype(np.float32)
+    return np.repeat(np.where(share >= 0.5, ground, far).astype(np.float32), size).reshape(size, size)
 
 
 def _ground_grid(scene: Scene, size: int) -> tuple[Array, Array, Array, Array]:
     """The ground that pixels see: x [S, S], y [S], distance along the ray [S], share of the row that is ground [S]."""
     camera = scene.camera
-    limit = scene.backdrop.distance or 60.0
+    limit = scene.backdrop.distance or END
     edges = camera.axes[2] + camera.axes[1] * ((np.arange(2 * size + 1) / size - 1) / camera.focal)[:, None]
     down = edges[:, 2] < -1e-3
     along = np.where(down, -camera.position[2] / np.where(down, edges[:, 2], -1), 1e4)
@@ -48,23 +67,9 @@ def _ground_grid(scene: Scene, size: int) -> tuple[Array, Array, Array, Array]:
     return x.astype(np.float32), y.astype(np.float32), reach.astype(np.float32), share.astype(np.float32)
 
 
-def _behind(scene: Scene, size: int) -> Array:
-    """The wall with its skirting board, or the sky: the same along a row, [S, 1, 3]."""
-    backdrop, light, camera = scene.backdrop, scene.light, scene.camera
-    rows = camera.axes[2] + camera.axes[1] * (((np.arange(size) + 0.5) * (2 / size) - 1) / camera.focal)[:, None]
-    if not backdrop.distance:
-        share = np.clip(rows[:, 2:] / np.hypot(rows[:, 1:2], rows[:, 2:]) * 2.5 + 0.1, 0, 1)
-        return np.asarray(backdrop.low + (backdrop.high - backdrop.low) * share, np.float32)[:, None]
-    z = camera.position[2] + rows[:, 2:] * (backdrop.distance - camera.position[1]) / rows[:, 1:2]
-    facing = 0.35 + 0.5 * max(0.0, -float(light.toward[1]))
-    corner = 0.74 + 0.26 * np.clip(z / 0.9, 0, 1) ** 0.7
-    board = np.where(z < 0.16, 1.06, 1.0) * np.where(np.abs(z - 0.165) < 0.014, 0.82, 1.0)
-    return np.asarray(backdrop.low * (light.sun * facing + light.sky) * corner * board, np.float32)[:, None]
-
-
 def _ground_color(scene: Scene, x: Array, y: Array, reach: Array, size: int) -> Array:
     """The ground's own colour [S, S, 3], read from its tile; from a blurred copy where a pixel covers more of it."""
-    tile = ground_tile(scene.ground)
+    tiles = ground_tiles(scene.ground)
     c, s = np.float32(np.cos(scene.ground.turn)), np.float32(np.sin(scene.ground.turn))
     scale = np.float32(TILE_PIXELS / TILE_UNITS)
     u = np.mod((c * x - s * y[:, None]) * scale, np.float32(TILE_PIXELS))
@@ -72,37 +77,51 @@ def _ground_color(scene: Scene, x: Array, y: Array, reach: Array, size: int) -> 
     across = reach * np.float32(2 / (size * scene.camera.focal)) * scale
     steep = np.maximum(scene.camera.position[2] / reach, 0.02)
     level = np.log2(np.maximum(across / np.sqrt(steep), 1))[:, None, None]  # of the blurred copy, per row
-    out: Array = cv2.remap(tile, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    for k in range(1, _COARSER + 1):
+    fine = int(np.argmax(level[:, 0, 0] < 1)) if (level < 1).any() else size  # above, the finest tile is not needed
+    out = np.empty((size, size, 2), np.float32)
+    if fine < size:
+        out[fine:] = cv2.remap(tiles[0], u[fine:], v[fine:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    for k in range(1, len(tiles)):
         first = int(np.argmin(level[:, 0, 0] > k - 1)) if level[-1, 0, 0] <= k - 1 else size
         if not first:
             break  # the rows are ever nearer: none needs a coarser copy
-        tile = cv2.resize(tile, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        last = int(np.argmax(level[:, 0, 0] < k + 1)) if (level < k + 1).any() and k + 1 < len(tiles) else 0
         shrink = np.float32(0.5**k)
         near = np.float32(0.5 * 0.5**k - 0.5)
-        coarse = cv2.remap(tile, u[:first] * shrink + near, v[:first] * shrink + near, cv2.INTER_LINEAR,
+        rows = slice(last, first)
+        if last >= first:
+            continue
+        coarse = cv2.remap(tiles[k], u[rows] * shrink + near, v[rows] * shrink + near, cv2.INTER_LINEAR,
                            borderMode=cv2.BORDER_WRAP)  # fmt: skip
-        out[:first] += (coarse - out[:first]) * np.clip(level[:first] - (k - 1), 0, 1)
+        weight = np.clip(level[rows] - (k - 1), 0, 1)
+        mixed = weight[:, 0, 0] < 1
+        new = coarse.astype(np.float32)
+        new[mixed] = out[rows][mixed] + (new[mixed] - out[rows][mixed]) * weight[mixed]
+        out[rows] = new
     return paint(scene.ground, out)
 
 
 def _ground_sun(scene: Scene, x: Array, y: Array, size: int) -> Array:
-    """The part of the sun at each pixel's ground point, [S, S]: 4 rays of 64, which ones by its place in a 4 x 4 grid,
-    then the mean over that grid: a smooth half-shadow."""
+    """The part of the sun at each pixel's ground point, [S, S]: by one ray, and by several where shadows end."""
     points = np.zeros((size * size, 3), np.float32)
     points[:, 0], points[:, 1] = x.ravel(), np.repeat(y, size)
-    near = np.repeat(y < FAR, size)
-    toward = np.broadcast_to(scene.light.toward, (1, 3))
-    near &= np.any([may_meet(o, points, toward, scene.light.spread) for o in scene.objects], axis=0)
-    index = np.flatnonzero(near)
-    sun = sun_directions(scene.light, 64)
-    turn = (index // size % 4) * 4 + index % size % 4
-    free = np.zeros(len(index), np.float32)
-    start = points[index]
-    for k in range(4):
-        free += ~blocked(scene.objects, start, sun[k * 16 + (turn * 7 + k * 5) % 16])
+    toward = scene.light.toward[None]
+    near = np.zeros(size * size, bool)
+    inside = np.repeat(y < FAR, size)
+    for thing in scene.objects:
+        near |= may_meet(thing, points, toward, scene.light.spread)
+    index = np.flatnonzero(near & inside)
     out = np.ones(size * size, np.float32)
-    out[index] = free / 4
+    if not len(index):
+        return out.reshape(size, size)
+    start = np.take(points, index, axis=0)
+    start[:, 2] = LIFT / 4
+    free = ~blocked(scene.objects, start, np.broadcast_to(toward, start.shape))
+    share = free.astype(np.float32)
+    mixed = np.flatnonzero(border(index, free, size, softness(scene.light, size)))
+    if len(mixed):
+        share[mixed] = partly(scene.objects, np.take(start, mixed, axis=0), index[mixed], size, scene.light)
+    out[index] = share
     return np.asarray(cv2.blur(out.reshape(size, size), (4, 4)))
 
 
@@ -111,12 +130,31 @@ def _ground_sky(scene: Scene, size: int) -> Array:
     coarse = -(-size // SKY_STEP)
     x, y, _, _ = _ground_grid(scene, coarse)
     points = np.zeros((coarse * coarse, 3), np.float32)
-    points[:, 0], points[:, 1] = x.ravel(), np.repeat(y, coarse)
-    middle = np.mean([o.pose.shift for o in scene.objects], axis=0)
-    near = np.flatnonzero(((points - middle) ** 2).sum(1) < 3.2**2)
-    up = np.zeros((len(near), 3), np.float32)
-    up[:, 2] = 1
-    out = np.ones(coarse * coarse, np.float32)
-    out[near] = openness(points[near], up, scene.objects)[0].sky
-    fine = cv2.resize(out.reshape(coarse, coarse), (size, size), interpolation=cv2.INTER_CUBIC)
+    points[:, 0], points[:, 1], points[:, 2] = x.ravel(), np.repeat(y, coarse), LIFT
+    ways = _sky_directions(SKY_RAYS)
+    free = np.ones((len(points), SKY_RAYS), bool)
+    for thing in scene.objects:
+        _hide(free, points, ways, thing)
+    open_sky = (free.sum(1, dtype=np.int32) * np.float32(1 / SKY_RAYS)).reshape(coarse, coarse)
+    fine = cv2.resize(open_sky, (size, size), interpolation=cv2.INTER_CUBIC)
     return np.asarray(np.clip(fine, 0, 1))
+
+
+def _hide(free: Array, points: Array, ways: Array, thing: Placed) -> None:
+    """Takes from the `free` directions [N, D] of ground points those that an object hides."""
+    middle, radius = ball_around(thing)
+    away = (points[:, 0] - np.float32(middle[0])) ** 2 + (points[:, 1] - np.float32(middle[1])) ** 2
+    near = np.flatnonzero(away < (radius + SKY_REACH) ** 2)
+    point, way = np.nonzero(free[near])
+    point = near[point]
+    start, rays = np.take(points, point, axis=0), np.take(ways, way, axis=0)
+    meet = np.flatnonzero(may_meet(thing, start, rays))
+    hidden = thing.body.tree.blocked(thing.pose, np.take(start, meet, axis=0), np.take(rays, meet, axis=0))
+    free[point[meet[hidden]], way[meet[hidden]]] = False
+
+
+def _sky_directions(count: int) -> Array:
+    """Directions [count, 3] over the upper half, as dense as a level surface values them."""
+    k = np.arange(count) + 0.5
+    radius, turn = np.sqrt(k / count), np.pi * (1 + 5**0.5) * k
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn), np.sqrt(1 - k / count)], 1).astype(np.float32)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pics_data.scenes.rays import Array, rotate
-from pics_data.scenes.solids import dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +23,21 @@ class Camera:
     def rays(self, size: int, left: int = 0, top: int = 0, right: int = -1, bottom: int = -1) -> Array:
         """Unit directions [rows * columns, 3] through the centres of pixels left..right, top..bottom (exclusive)."""
         right, bottom = (size if right < 0 else right), (size if bottom < 0 else bottom)
-        x = (np.arange(left, right, dtype=np.float32) + 0.5) * np.float32(2 / size) - 1
-        y = (np.arange(top, bottom, dtype=np.float32) + 0.5) * np.float32(2 / size) - 1
-        own = np.empty((len(y), len(x), 3), np.float32)
-        own[..., 0], own[..., 1], own[..., 2] = x / np.float32(self.focal), y[:, None] / np.float32(self.focal), 1
-        flat = own.reshape(-1, 3)
-        flat /= np.sqrt(dot(flat, flat))[:, None]
-        return rotate(self.axes.T, flat)
+        x = np.tile(np.arange(left, right, dtype=np.float32) + np.float32(0.5), bottom - top)
+        y = np.repeat(np.arange(top, bottom, dtype=np.float32) + np.float32(0.5), right - left)
+        return self.through(x, y, size)
+
+    def through(self, x: Array, y: Array, size: int) -> Array:
+        """Unit directions [N, 3] through the places `x`, `y` [N] of a picture, in pixels."""
+        step = np.float32(2 / size)
+        u = (x * step - 1) * np.float32(1 / self.focal)
+        v = (y * step - 1) * np.float32(1 / self.focal)
+        shrink = 1 / np.sqrt(u * u + v * v + 1)
+        out = np.empty((len(u), 3), np.float32)
+        right, down, forward = self.axes
+        for axis in range(3):
+            out[:, axis] = (right[axis] * u + down[axis] * v + forward[axis]) * shrink
+        return out
 
 
 def look_at(target: Array, distance: float, pitch: float, focal: float) -> Camera:
@@ -44,11 +51,14 @@ def frame(points: Array, pitch: float, focal: float, fill: float, offset: tuple[
     """The camera whose picture the `points` [N, 3] fill up to `fill` (0 to 1), their middle moved by `offset`."""
     target = (points.min(0) + points.max(0)) / 2
     distance = 4.0 * float((points.max(0) - points.min(0)).max()) * focal / 2
-    for _ in range(6):
+    for _ in range(24):
         camera = look_at(target, distance, pitch, focal)
         spots = np.ascontiguousarray(camera.project(points, 2).T) - 1
         low, high = spots.min(1), spots.max(1)
         miss = (low + high) / 2 - np.array(offset, np.float32)
+        size = float((high - low).max()) / (2 * fill)
+        if abs(size - 1) < 0.005 and float(np.abs(miss).max()) < 0.005:
+            break
         target = target + (camera.axes[0] * miss[0] + camera.axes[1] * miss[1]) * np.float32(distance / focal)
-        distance *= float((high - low).max()) / (2 * fill)
-    return look_at(target, distance, pitch, focal)
+        distance *= size
+    return camera

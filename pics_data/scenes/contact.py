@@ -14,6 +14,7 @@ from pics_data.scenes.solids import sphere_directions
 CLEARANCE = 3e-4  # world units between bodies that rest on each other: far less than a pixel, far more than rounding
 TOUCHING = 2e-3  # world units; bodies that are nearer than this touch
 DOWN = np.array([0, 0, -1], np.float32)
+_EARLY = 0.02  # world units by which edges may meet before corners do, at most
 _MARGIN = 0.012  # by which the bounds of a body of size 1 may fall short, and more
 
 
@@ -77,20 +78,34 @@ def _flat(columns: Array, across: Array) -> Array:
     return np.stack([x * a + y * b + z * c for a, b, c in across])
 
 
-def approach(a: Placed, others: list[Placed], way: Array) -> tuple[Placed, list[float]] | None:
-    """`a` moved along `way` up to its first contact with any of `others`; and what is then left between it and each.
+def approach(a: Placed, others: list[Placed], way: Array) -> tuple[Placed, list[bool]] | None:
+    """`a` moved along `way` up to its first contact with any of `others`, and which of these it would then meet if it
+    went on by `TOUCHING`.
 
-    None if it meets nothing, if it starts within one of them, or if no place free of all is found next to the contact.
+    None if it meets nothing, or if it starts within one of them.
     """
     reach = [travel(a, other, way)[0] for other in others]
     first = min(reach, default=np.inf)
     if not np.isfinite(first) or any(crosses(a, other) for other in others):
         return None
-    for back in (CLEARANCE, 2 * CLEARANCE, 4 * CLEARANCE, 8 * CLEARANCE):  # edges that met earlier than any corner
+    near = [other for other, far in zip(others, reach, strict=True) if far < first + 4 * _EARLY]
+
+    def meets(back: float) -> bool:
         here = a.moved(way * np.float32(first - back))
-        if not any(crosses(here, other) for other, far in zip(others, reach, strict=True) if far < first + 0.1):
-            return here, [float(far - first + back) for far in reach]
-    return None
+        return any(crosses(here, other) for other in near)
+
+    back = CLEARANCE
+    if meets(back):  # two edges meet earlier than any corner: halve the way in between
+        free = min(_EARLY, first)
+        if meets(free):
+            return None
+        while free - back > CLEARANCE / 2:
+            middle = (free + back) / 2
+            free, back = (free, middle) if meets(middle) else (middle, back)
+        back = free
+    here = a.moved(way * np.float32(first - back))
+    on = here.moved(way * np.float32(TOUCHING))
+    return here, [any(other is one for one in near) and crosses(on, other) for other in others]
 
 
 def touching(a: Placed, b: Placed) -> bool:

@@ -1,15 +1,20 @@
 """What the objects stand on: a square tile of colour that repeats over the ground plane."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.random import Generator, default_rng
+from numpy.typing import NDArray
 
 from pics_data.scenes.materials import Array, hex_colors
 
 TILE_PIXELS = 512
 TILE_UNITS = 4.0  # world units that a tile covers
+VARIANTS = 6  # patterns of each kind; colours and directions vary freely
+LIGHT_STEPS = 180  # of a tile's lightness that are 1
+_COARSER = 4  # blurred copies of the tile, each half as fine
 
 KINDS = ("planks", "tiles", "marble", "carpet", "grass", "concrete", "checks", "terrazzo", "cloth", "sand", "paper")
 _COLORS = {
@@ -35,7 +40,6 @@ class Ground:
     colors: Array
     seed: int
     turn: float
-    glare: float  # how much of the sky it mirrors, 0 to about 0.2
 
 
 def draw_ground(rng: Generator) -> Ground:
@@ -43,20 +47,33 @@ def draw_ground(rng: Generator) -> Ground:
     kind = str(rng.choice(KINDS))
     choices = _COLORS[kind]
     turn = float(rng.choice([0.0, np.pi / 2]) + rng.normal(0, 0.25))
-    return Ground(kind, hex_colors(choices[rng.integers(len(choices))]), int(rng.integers(2**31)), turn, 0.0)
+    return Ground(kind, hex_colors(choices[rng.integers(len(choices))]), int(rng.integers(VARIANTS)), turn)
 
 
-def ground_tile(ground: Ground) -> Array:
-    """The repeating tile, [TILE_PIXELS, TILE_PIXELS, 2] float32: which share of the first colour, and how light."""
-    share, light = _TILES[ground.kind](default_rng(ground.seed))
-    return np.stack([np.clip(share, 0, 1), light], axis=2, dtype=np.float32)
+def ground_tiles(ground: Ground) -> tuple[NDArray[np.uint8], ...]:
+    """The repeating tile, [TILE_PIXELS, TILE_PIXELS, 2]: which share of the first colour, in steps of 1 / 255, and how
+    light, in steps of 1 / `LIGHT_STEPS`; then copies of it, each blurred to half as many pixels."""
+    return _pattern_tiles(ground.kind, ground.seed)
+
+
+@lru_cache(maxsize=len(KINDS) * VARIANTS)
+def _pattern_tiles(kind: str, seed: int) -> tuple[NDArray[np.uint8], ...]:
+    share, light = _TILES[kind](default_rng(seed))
+    tile = np.stack([np.clip(share, 0, 1) * 255, light * LIGHT_STEPS], axis=2, dtype=np.float32)
+    tiles = [tile]
+    for _ in range(_COARSER):
+        tiles.append(cv2.resize(tiles[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+    return tuple(np.clip(t + np.float32(0.5), 0, 255).astype(np.uint8) for t in tiles)
 
 
 def paint(ground: Ground, tile: Array) -> Array:
     """Tile values [..., 2] -> linear RGB [..., 3]."""
-    low, high = ground.colors[1], ground.colors[0]
-    color: Array = (low + (high - low) * tile[..., :1]) * tile[..., 1:]
-    return np.minimum(color, np.float32(1))
+    low, step = ground.colors[1], (ground.colors[0] - ground.colors[1]) * np.float32(1 / 255)
+    share, light = tile[..., 0], tile[..., 1] * np.float32(1 / LIGHT_STEPS)
+    out = np.empty((*share.shape, 3), np.float32)
+    for c in range(3):
+        out[..., c] = np.minimum((low[c] + step[c] * share) * light, 1)
+    return out
 
 
 def _cloud(rng: Generator, cells: int, octaves: int, stretch: tuple[int, int] = (1, 1)) -> Array:

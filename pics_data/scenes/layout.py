@@ -53,7 +53,8 @@ def _best_view(placed: tuple[Placed, ...], kind: Kind, rng: Generator) -> tuple[
     wrong, 0 for nothing."""
     pitch = float(np.radians(rng.uniform(*kind.pitch)))
     focal, fill = float(rng.uniform(2.4, 3.6)), float(rng.uniform(*kind.fill))
-    offset = (float(rng.uniform(-0.06, 0.06)), float(rng.uniform(0.0, 0.08)))
+    room = min(0.08, 0.97 - fill)
+    offset = (float(rng.uniform(-room, room)), float(rng.uniform(0.0, room)))
     while True:
         camera = frame(np.concatenate([p.hull for p in placed]), pitch, focal, fill, offset)
         looks, depth = _look(placed, camera)
@@ -61,9 +62,9 @@ def _best_view(placed: tuple[Placed, ...], kind: Kind, rng: Generator) -> tuple[
         idle = [k for k in range(len(placed)) if bad[k] and not _holds_others(placed, k)]
         if not idle or len(placed) <= kind.counts[0]:
             break
-        placed = _without(placed, max(idle, key=lambda k: bad[k]))
+        placed = _without(placed, max(idle, key=lambda k: (placed[k].inside < 0, bad[k])))
     pairs = any(pair_fits(a, b) for k, a in enumerate(looks) for b in looks[:k])
-    short = max(0, kind.counts[0] - len(placed))
+    short = max(0, kind.counts[0] - len(placed)) + (kind.holds and all(p.inside < 0 for p in placed))
     return (placed, camera, looks, depth), sum(bad) + 0.5 * (not pairs) + short
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.random import Generator
 
+from pics_data.scenes.backdrop import PATTERNS
 from pics_data.scenes.ground import Ground
 from pics_data.scenes.materials import hex_colors
 from pics_data.scenes.scene import Backdrop, Light
@@ -39,7 +40,8 @@ def draw_backdrop(rng: Generator, behind: float) -> Backdrop:
     if rng.random() < 0.6:
         walls = hex_colors("f1ece2 dfe6ea d8e2d8 efdfd3 c3d0d8 e2d9ea 9fb0bd d8c4a8 b7c4ae d9b8a6 8fa3ad c9b8c4 e9e2c8")
         color = walls[rng.integers(len(walls))]
-        return Backdrop(behind + float(rng.uniform(1.2, 3.2)), color, color)
+        pattern = PATTERNS[rng.integers(len(PATTERNS))]
+        return Backdrop(behind + float(rng.uniform(1.2, 3.2)), color, color, pattern, float(rng.uniform(0.35, 0.8)))
     skies = ("f3e9dc cfd9e4", "dfe9f0 a9c6de", "f2f2f2 d5d9dd", "f6dfc9 b8cbe0", "e5ece4 b7cfc6")
     low, high = hex_colors(skies[rng.integers(len(skies))])
     return Backdrop(0.0, low, high)

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.random import Generator
 
 from pics_data.scenes.catalogue import ROLLING
-from pics_data.scenes.contact import CLEARANCE, DOWN, TOUCHING, approach
+from pics_data.scenes.contact import CLEARANCE, DOWN, approach
 from pics_data.scenes.rays import Array
 from pics_data.scenes.scene import Placed
 from pics_data.scenes.shapes import GRID, SPAN
@@ -52,11 +52,11 @@ def settle(
     found = approach(start, [around, *(thing for _, thing in contents)], DOWN)
     if found is None:
         return None
-    here, gaps = found
+    here, touched = found
     if not rolls and abs(float(here.pose.shift[2]) - sz - cavity.floor * scale) > 8 * CLEARANCE:
         return None
     numbers = [number, *(k for k, _ in contents)]
-    rests = tuple(k for k, gap in zip(numbers, gaps, strict=True) if gap < TOUCHING)
+    rests = tuple(k for k, one in zip(numbers, touched, strict=True) if one)
     return Placed(here.body, here.pose, rests=rests, inside=number)
 
 

@@ -44,8 +44,7 @@ class Arrangement:
         if thing is None:
             return None
         self.placed.append(thing)
-        if thing.body.material is not None:
-            self.avoid = np.concatenate([self.avoid, thing.body.material.colors[:1]])
+        self.avoid = np.concatenate([self.avoid, thing.body.material.colors[:1]])
         return len(self.placed) - 1
 
     def free(self, thing: Placed, *but: int) -> bool:
@@ -171,7 +170,7 @@ def put_in(made: Arrangement, around: int, scale: float, wanted: tuple[str, ...]
     contents = [(k, p) for k, p in enumerate(made.placed) if p.inside == around]
     round_floor = box.body.solid.category == "bowl"
     for _ in range(5):
-        body = made.body(wanted or (ROLLING if round_floor and rng.random() < 0.8 else ()))
+        body = made.body(wanted or (ROLLING if rng.random() < (0.85 if round_floor or contents else 0.4) else ()))
         new = Placed(body, turned(rng, scale * box.pose.scale))
         found = settle(new, box, contents, around, rng)
         if found is not None and made.free(found, around, *(k for k, _ in contents)):
@@ -201,9 +200,9 @@ def put_stick_in(made: Arrangement, around: int) -> Placed | None:
         found = approach(new.moved(foot - low), [box, *(made.placed[k] for k in inside)], toward.astype(np.float32))
         if found is None:
             continue
-        here, gaps = found
+        here, touched = found
         thing = Placed(body, here.pose, rests=(around,), inside=around)
-        if gaps[0] < 2e-3 and made.free(thing, around, *inside):
+        if touched[0] and made.free(thing, around, *inside):
             return thing
     return None
 
@@ -220,7 +219,8 @@ def lean(made: Arrangement, on: int, wanted: tuple[str, ...] = ()) -> Placed | N
         if scale < 0.35:
             continue
         toward = _toward(wall, rng)
-        tilt = float(np.radians(rng.uniform(11, 26)))
+        thick = float(np.ptp(body.solid.vertices[:, 2 if sheet else 0]))
+        tilt = float(np.arctan(thick / length) + np.radians(rng.uniform(4, 17)))
         new = Placed(
             body,
             Pose(
@@ -234,6 +234,9 @@ def lean(made: Arrangement, on: int, wanted: tuple[str, ...] = ()) -> Placed | N
         start[2] = 0
         new = new.moved(start - np.array([*_middle(new)[:2], float(new.points[:, 2].min())]))
         way = toward.astype(np.float32)
+        ahead = _middle(new) - new.points[int(new.points[:, 2].argmin())]
+        if float((ahead * toward).sum()) < 0.02 * scale:
+            continue  # it would fall back
         _, where = travel(new, wall, way)
         found = approach(new, [wall], way)
         if found is None or where[2] < 0.95 * _middle(new)[2]:

@@ -1,8 +1,7 @@
 """Scene -> pixels and truth.
 
-Legend: S pixels a side; every pixel has 2 x 2 samples, so W = 2 S samples a side; K objects, M samples of one object.
-Each object is cast and shaded as if it stood alone, then the nearest wins at each sample: hence whole and visible
-silhouettes come from the same rays. A pixel belongs to what covers at least two of its four samples.
+Legend: S pixels a side, P = S * S; K objects; E edge pixels; see `samples`. A pixel belongs to what covers at least two
+of its four quarters.
 """
 
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 
 from pics_data.scenes.background import background
 from pics_data.scenes.rays import Array, Bools
+from pics_data.scenes.samples import Samples, Seen, cast
 from pics_data.scenes.scene import Scene
-from pics_data.scenes.shading import LIFT, SELF_LIFT, sun_directions, sunlight, surface_of
+from pics_data.scenes.shading import LIFT, SELF_LIFT, Surface, shaders, sunlight, surface_of
 
 Bytes = NDArray[np.uint8]
 LIGHT_MAX, LIGHT_STEPS = 2.0, 16384
@@ -21,87 +21,132 @@ LIGHT_MAX, LIGHT_STEPS = 2.0, 16384
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`rgb` [S, S, 3]. Of each of the K objects: `visible` and `whole` silhouettes [K, S, S], and its `depth`
-    [K, W * W], infinite where it is not. `alone` [S, S, 4]: the wanted objects on their own, straight alpha."""
+    """`rgb` [S, S, 3]. Of each of the K objects the `visible` and `whole` silhouettes [K, S, S]. `alone` [S, S, 4]: the
+    wanted objects on their own, straight alpha. `depth` [S, S]: along the camera's axis, to what each pixel shows."""
 
     rgb: Bytes
     visible: Bools
     whole: Bools
-    depth: Array
     alone: list[Bytes]
+    depth: Array
+    samples: Samples
 
 
 def render_scene(scene: Scene, size: int, wanted: tuple[int, ...]) -> Rendered:
     """Renders a picture of `size` x `size` pixels; `alone` holds the objects of `wanted`, in that order."""
-    width, count = 2 * size, len(scene.objects)
-    depth = np.full((count, width * width), np.inf, np.float32)
-    nearest = np.full(width * width, np.inf, np.float32)
-    winner = np.full(width * width, -1, np.int8)
-    color = np.zeros((width * width, 3), np.float32)
-    sun = sun_directions(scene.light, 8)
+    samples = cast(scene, size)
+    count, pixels = len(scene.objects), size * size
+    winner = np.concatenate([_nearest(samples.middle), _nearest(samples.quarter.reshape(count, -1))])
+    color = np.zeros((len(winner), 3), np.float32)
     alone: dict[int, Bytes] = {}
-    for k, thing in enumerate(scene.objects):
-        left, top, right, bottom = _window(scene.camera.project(thing.points, width), width)
-        rays = scene.camera.rays(width, left, top, right, bottom)
-        hits = thing.body.tree.first(thing.pose, scene.camera.position, rays)
-        sample = (hits.ray // (right - left) + top) * width + hits.ray % (right - left) + left
-        depth[k, sample] = hits.depth
-        others = tuple(o for j, o in enumerate(scene.objects) if j != k)
-        surface = surface_of(thing, others, hits, rays, scene.light, scene.camera.position)
-        free = np.ones(len(sample), np.float32)
-        if not thing.body.solid.convex:
-            free = sunlight((thing,), surface, sun, sample, width, SELF_LIFT)
+    for k, seen in enumerate(samples.seen):
+        mine = winner[seen.sample] == k
+        if k not in wanted and not mine.all():
+            seen = _part(seen, np.flatnonzero(mine))
+            mine = np.ones(len(seen.sample), bool)
+        if not len(seen.sample):
+            alone[k] = np.zeros((size, size, 4), np.uint8)
+            continue
+        surface = surface_of(scene, k, seen)
+        free = np.ones(len(seen.sample), np.float32)
+        if not scene.objects[k].body.solid.convex:
+            free = sunlight((scene.objects[k],), surface, scene.light, samples, seen.sample, SELF_LIFT)
         if k in wanted:
-            alone[k] = _cut_out(surface.shade_alone + surface.lit * free[:, None], sample, size)
-        seen = hits.depth < nearest[sample]
-        at = sample[seen]
-        nearest[at], winner[at] = hits.depth[seen], k
-        free *= sunlight(others, surface, sun, sample, width, LIFT)
-        color[at] = (surface.shade + surface.lit * free[:, None])[seen]
-    shares = np.stack([_samples(winner == k, size) for k in range(count)])
-    first = shares.argmax(0)
-    visible = np.stack([(first == k) & (shares[k] >= 2) for k in range(count)])
-    whole = np.stack([_samples(np.isfinite(depth[k]), size) >= 2 for k in range(count)])
-    rest = np.float32(1) - shares.sum(0).astype(np.float32) / 4
-    rgb = _develop(_average(color, size) + background(scene, size) * rest[..., None])
-    return Rendered(rgb, visible, whole, depth, [alone[k] for k in wanted])
+            alone[k] = _cut_out(surface.shade_alone + surface.lit * free[:, None], seen.sample, samples)
+        shown = np.flatnonzero(mine)
+        mine_of = surface if len(shown) == len(mine) else _surface_part(surface, shown)
+        at = seen.sample[shown]
+        sun = free[shown] * sunlight(shaders(scene, k), mine_of, scene.light, samples, at, LIFT)
+        color[at] = mine_of.shade + mine_of.lit * sun[:, None]
+    first, last = winner[:pixels], winner[pixels:].reshape(-1, 4)
+    shares = np.stack([samples.counts(first == k, last == k) for k in range(count)])
+    owner = shares.argmax(0)
+    visible = np.stack([(owner == k) & (shares[k] >= 2) for k in range(count)])
+    whole = np.stack(
+        [
+            samples.counts(np.isfinite(m), np.isfinite(q)) >= 2
+            for m, q in zip(samples.middle, samples.quarter, strict=True)
+        ]
+    )
+    image, behind = background(scene, size)
+    flat = color[:pixels]
+    flat[samples.edge] = color[pixels:].reshape(-1, 4, 3).sum(1) * np.float32(0.25)
+    rest = np.float32(1) - shares.sum(0, dtype=np.uint8) * np.float32(0.25)
+    rgb = develop(flat + image.reshape(-1, 3) * rest[:, None]).reshape(size, size, 3)
+    depth = _depth(scene, samples, visible, last, behind)
+    shape = (count, size, size)
+    return Rendered(rgb, visible.reshape(shape), whole.reshape(shape), [alone[k] for k in wanted], depth, samples)
+
+
+def _nearest(depth: Array) -> NDArray[np.int8]:
+    """Of depths [K, N]: which object is the nearest, [N]; -1 for none."""
+    best = depth.argmin(0).astype(np.int8)
+    best[~np.isfinite(depth.min(0))] = -1
+    return best
+
+
+def _part(seen: Seen, index: NDArray[np.int64]) -> Seen:
+    hits = seen.hits
+    kept = type(hits)(np.arange(len(index)), hits.depth[index], hits.face[index], np.take(hits.weights, index, axis=0))
+    return Seen(seen.sample[index], np.take(seen.rays, index, axis=0), kept, np.take(seen.normals, index, axis=0))
+
+
+def _surface_part(surface: Surface, index: NDArray[np.int64]) -> Surface:
+    names = ("points", "normals", "slope", "shade", "shade_alone", "lit")
+    return Surface(*(np.take(getattr(surface, name), index, axis=0) for name in names))
+
+
+def _depth(scene: Scene, samples: Samples, visible: Bools, last: NDArray[np.int8], behind: Array) -> Array:
+    """Depth along the camera's axis [S, S]: of the object that a pixel belongs to, or of what is `behind` all [S, S].
+
+    In edge pixels it is the mean over the quarters that show the owner."""
+    size, forward = samples.size, scene.camera.axes[2]
+    rays = scene.camera.rays(size)
+    cosine = rays[:, 0] * forward[0] + rays[:, 1] * forward[1] + rays[:, 2] * forward[2]
+    out = behind.reshape(-1).copy()
+    plain = np.ones(size * size, bool)
+    plain[samples.edge] = False
+    for k, mask in enumerate(visible):
+        at = np.flatnonzero(mask & plain)
+        out[at] = samples.middle[k, at] * cosine[at]
+        edge = np.flatnonzero(mask[samples.edge])
+        mine = last[edge] == k
+        sums = np.where(mine, samples.quarter[k, edge], 0).sum(1) / mine.sum(1)
+        out[samples.edge[edge]] = sums * cosine[samples.edge[edge]]
+    return out.reshape(size, size)
 
 
 def front(rendered: Rendered, chosen: tuple[int, ...]) -> NDArray[np.int8]:
     """Which of the `chosen` objects is in front, [S, S]: its place in `chosen` where several meet, else -1."""
-    whole, visible = rendered.whole[list(chosen)], rendered.visible[list(chosen)]
-    out = np.full(whole.shape[1:], -1, np.int8)
-    if len(chosen) < 2:
-        return out
-    y, x = np.nonzero(whole.sum(0) >= 2)
-    width = 2 * whole.shape[1]
-    corner = 2 * y * width + 2 * x
-    four = np.stack([corner, corner + 1, corner + width, corner + width + 1])
-    depth = rendered.depth[list(chosen)][:, four]
-    first = np.where(np.isfinite(depth.min(0)), depth.argmin(0), -1)
-    shares = np.stack([(first == i).sum(0) for i in range(len(chosen))]).astype(np.float32)
-    shares += 0.5 * visible[:, y, x]  # of equals, the one that the picture shows
-    shares[~whole[:, y, x]] = -1
-    out[y, x] = shares.argmax(0)
+    size, samples = rendered.samples.size, rendered.samples
+    whole = rendered.whole[list(chosen)].reshape(len(chosen), size * size)
+    visible = rendered.visible[list(chosen)].reshape(len(chosen), size * size)
+    out = np.full(size * size, -1, np.int8)
+    if len(chosen) >= 2:
+        first = _nearest(samples.middle[list(chosen)])
+        last = _nearest(samples.quarter[list(chosen)].reshape(len(chosen), -1)).reshape(-1, 4)
+        at = np.flatnonzero(whole.sum(0, dtype=np.uint8) >= 2)
+        shares = np.stack([samples.counts(first == i, last == i)[at] for i in range(len(chosen))]).astype(np.float32)
+        shares += np.float32(0.5) * visible[:, at]  # of equals, the one that the picture shows
+        shares[~whole[:, at]] = -1
+        out[at] = shares.argmax(0)
+    return out.reshape(size, size)
+
+
+def hides(rendered: Rendered, chosen: tuple[int, ...]) -> Array:
+    """[i, j]: the share of j's whole silhouette on which i stands before it, of the `chosen` objects; float32."""
+    samples = rendered.samples
+    middle, quarter = samples.middle[list(chosen)].copy(), samples.quarter[list(chosen)]
+    middle[:, samples.edge] = np.inf  # their quarters stand for them
+    out = np.zeros((len(chosen), len(chosen)), np.float32)
+    for j in range(len(chosen)):
+        area = 4 * np.count_nonzero(np.isfinite(middle[j])) + np.count_nonzero(np.isfinite(quarter[j]))
+        for i in range(len(chosen)):
+            before = 4 * np.count_nonzero(middle[i] < middle[j]) + np.count_nonzero(quarter[i] < quarter[j])
+            there = 4 * np.count_nonzero(np.isinf(middle[j]) & np.isfinite(middle[i]))
+            there += np.count_nonzero(np.isinf(quarter[j]) & np.isfinite(quarter[i]))
+            out[i, j] = (before - there) / area if area else 0
     return out
-
-
-def _window(spots: Array, width: int) -> tuple[int, int, int, int]:
-    """The samples that can hit an object whose vertices fall on `spots`: left, top, right, bottom."""
-    low = np.clip(np.floor(spots.min(0)) - 1, 0, width - 2).astype(int)
-    high = np.clip(np.ceil(spots.max(0)) + 1, low + 2, width).astype(int)
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
-
-
-def _samples(which: Bools, size: int) -> Bytes:
-    """Samples [W * W] -> how many of each pixel's four, [S, S]."""
-    four = which.reshape(size, 2, size, 2).view(np.uint8)
-    return four[:, 0, :, 0] + four[:, 0, :, 1] + four[:, 1, :, 0] + four[:, 1, :, 1]
-
-
-def _average(color: Array, size: int) -> Array:
-    four = color.reshape(size, 2, size, 2, 3)
-    return (four[:, 0, :, 0] + four[:, 0, :, 1] + four[:, 1, :, 0] + four[:, 1, :, 1]) * np.float32(0.25)
 
 
 def _tone_curve() -> Bytes:
@@ -115,19 +160,28 @@ def _tone_curve() -> Bytes:
 _TONES = _tone_curve()
 
 
-def _develop(color: Array) -> Bytes:
+def develop(color: Array) -> Bytes:
     """Linear light -> sRGB bytes."""
     step = np.clip(color * np.float32(LIGHT_STEPS / LIGHT_MAX) + np.float32(0.5), 0, LIGHT_STEPS)
     return np.take(_TONES, step.astype(np.int32))
 
 
-def _cut_out(color: Array, sample: NDArray[np.int64], size: int) -> Bytes:
-    """Samples [M, 3] of one object alone -> RGBA with straight alpha."""
-    pixel = sample // (2 * size) // 2 * size + sample % (2 * size) // 2
-    hit = np.bincount(pixel, minlength=size * size)
-    out = np.zeros((size * size, 4), np.uint8)
+_develop = develop
+
+
+def _cut_out(color: Array, sample: NDArray[np.int64], samples: Samples) -> Bytes:
+    """Samples [M, 3] of one object alone -> RGBA [S, S, 4] with straight alpha."""
+    size, pixels = samples.size, samples.size**2
+    out = np.zeros((pixels, 4), np.uint8)
+    plain = sample < pixels
+    at = sample[plain]
+    out[at, :3], out[at, 3] = develop(color[plain]), 255
+    number = (sample[~plain] - pixels) // 4
+    hit = np.bincount(number, minlength=len(samples.edge))
     on = np.flatnonzero(hit)
-    sums = np.stack([np.bincount(pixel, color[:, c], minlength=size * size)[on] for c in range(3)], 1)
-    out[on, :3] = _develop((sums / hit[on, None]).astype(np.float32))
-    out[on, 3] = (hit[on] * 255 + 2) // 4
+    fine = color[~plain]
+    sums = np.stack([np.bincount(number, fine[:, c], minlength=len(samples.edge))[on] for c in range(3)], 1)
+    edge = samples.edge[on]
+    out[edge, :3] = develop((sums / hit[on, None]).astype(np.float32))
+    out[edge, 3] = (hit[on] * 255 + 2) // 4
     return out.reshape(size, size, 4)

@@ -21,7 +21,7 @@ TOUCH = 0.0008  # part of the picture that one object must hide of another to st
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A solid, its ray tree and what it is made of; None for plain grey.
+    """A solid, its ray tree and what it is made of.
 
     A user's mesh may bring its own colours, `skin`, in place of the material's, and the normals at its face corners,
     `corners` [F, 3, 3]; without, they are computed when it is rendered. Bodies of scenes know their `shape`.
@@ -29,7 +29,7 @@ class Body:
 
     solid: Solid
     tree: Tree
-    material: Material | None
+    material: Material
     skin: Skin | None = None
     corners: Array | None = None
     shape: Shape | None = None
@@ -118,11 +118,16 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Backdrop:
-    """Behind the ground: a wall at y = `distance` of colour `low`, or, at distance 0, a sky from `low` to `high`."""
+    """Behind the ground: a wall at y = `distance` of colour `low`, or, at distance 0, a sky from `low` to `high`.
+
+    A wall has a `pattern` of `backdrop.PATTERNS`, which repeats after `pitch` world units.
+    """
 
     distance: float
     low: Array
     high: Array
+    pattern: str = "plain"
+    pitch: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

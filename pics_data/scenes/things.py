@@ -83,7 +83,7 @@ def make_fruit(category: str, rng: Generator) -> Solid:
 def _tilted(v: Array, angle: float) -> Array:
     """Upside down, and turned by `angle` about y."""
     c, s = np.cos(angle), np.sin(angle)
-    return np.stack([v[:, 0] * c - v[:, 2] * s, v[:, 1], -(v[:, 0] * s + v[:, 2] * c)], 1)
+    return np.stack([v[:, 2] * s - v[:, 0] * c, v[:, 1], -(v[:, 0] * s + v[:, 2] * c)], 1)
 
 
 def _sized(mesh: Mesh, scale: float) -> Mesh:
@@ -157,7 +157,7 @@ def _snowman(category: str, rng: Generator) -> Solid:
         parts.append(moved(_sized(ball(6 if k else 8), r), 0, 0, z))
         z += 0.8 * r
     hat = [(0, z - 0.04), (0.16, z - 0.04), (0.16, z - 0.02), (0.09, z - 0.01), (0.09, z + 0.13), (0, z + 0.13)]
-    nose = bend(lambda v: np.stack([v[:, 1], -v[:, 2], v[:, 0]], 1), _cone(0.03, 0.0, 0.16))
+    nose = bend(lambda v: np.stack([v[:, 0], -v[:, 2], v[:, 1]], 1), _cone(0.03, 0.0, 0.16))
     parts[0] = bend(lambda v: np.stack([v[:, 0], v[:, 1], np.maximum(v[:, 2], 0.0)], 1), parts[0])
     return Solid(
         category, *join(*parts, lathe(edged(hat, 0.01), np.ones(28)), moved(nose, 0, -0.12, z - 0.13)), "round"
@@ -172,7 +172,7 @@ def _dumbbell(category: str, rng: Generator) -> Solid:
 
 def _rocket(category: str, rng: Generator) -> Solid:
     r = rng.uniform(0.14, 0.19)
-    hull = smooth([(0, 0.1), (r * 0.8, 0.1), (r, 0.3), (r, 0.6), (r * 0.6, 0.85), (0.01, 1.0), (0, 1.0)], 4)
+    hull = smooth([(0, 0.1), (r * 0.8, 0.1), (r, 0.3), (r, 0.6), (r * 0.6, 0.85), (0.02, 0.98), (0, 1.0)], 4)
     parts = [lathe(hull, np.ones(32))]
     for k in range(3):
         a = k * 2 * np.pi / 3 + 0.4

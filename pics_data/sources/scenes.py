@@ -10,7 +10,7 @@ from pics_data.records import Instance, Photo, Pixels
 from pics_data.scenes.contact import truth_of_pair
 from pics_data.scenes.layout import draw_scene
 from pics_data.scenes.meshes import mesh_files
-from pics_data.scenes.render import front, render_scene
+from pics_data.scenes.render import front, hides, render_scene
 from pics_data.scenes.scene import Scene, relation
 
 SIZES = (32, 2048)  # pixels a side
@@ -52,6 +52,8 @@ def render(photo: Photo, settings: SceneSettings) -> Pixels:
         full_masks=[made.whole[k] for k in chosen],
         full_rgba=made.alone,
         front=front(made, chosen),
+        depth=made.depth,
+        hides=hides(made, chosen),
     )
 
 
