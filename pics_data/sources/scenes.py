@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pics_common.errors import UserError
 from pics_data.records import Instance, Photo, Pixels
+from pics_data.scenes.arranging import DIFFICULTIES
 from pics_data.scenes.contact import truth_of_pair
 from pics_data.scenes.layout import draw_scene
 from pics_data.scenes.meshes import mesh_files
@@ -30,13 +31,15 @@ def photos(settings: SceneSettings, num_scenes: int) -> Iterator[Photo]:
     """The scenes 0 .. num_scenes - 1 with their objects; no pixel is made.
 
     Boxes are those of the whole objects, hidden parts included; areas are of what shows, within a few percent.
-    Raises `UserError` for a size or seed that cannot be, and for a folder of meshes that is not one or holds a file
-    that cannot be read.
+    Raises `UserError` for a size, seed or difficulty that cannot be, and for a folder of meshes that is not one or
+    holds a file that cannot be read.
     """
     if not SIZES[0] <= settings.size <= SIZES[1]:
         raise UserError(f"scenes: size {settings.size}; expected {SIZES[0]} to {SIZES[1]} pixels")
     if settings.seed < 0:
         raise UserError(f"scenes: seed {settings.seed}; expected 0 or more")
+    if settings.difficulty not in DIFFICULTIES:
+        raise UserError(f"scenes: difficulty {settings.difficulty!r}; expected one of {', '.join(DIFFICULTIES)}")
     for index in range(num_scenes):
         yield _photo(_draw(settings, index), settings, index)
 

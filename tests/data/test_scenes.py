@@ -169,3 +169,5 @@ def test_settings_that_cannot_be_are_named() -> None:
         list(photos(SceneSettings(size=0), 1))
     with pytest.raises(UserError, match="seed -1"):
         list(photos(SceneSettings(seed=-1), 1))
+    with pytest.raises(UserError, match="difficulty 'odd'"):
+        list(photos(SceneSettings(difficulty="odd"), 1))
