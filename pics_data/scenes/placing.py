@@ -165,13 +165,19 @@ def bridge(made: Arrangement, scale: float) -> list[Placed] | None:
 def put_in(made: Arrangement, around: int, scale: float, wanted: tuple[str, ...] = ()) -> Placed | None:
     """In a container, `scale` times as large as it: on its floor, or on what lies in it."""
     rng, box = made.rng, made.placed[around]
-    if box.body.solid.cavity is None:
+    cavity = box.body.solid.cavity
+    if cavity is None:
         return None
     contents = [(k, p) for k, p in enumerate(made.placed) if p.inside == around]
     round_floor = box.body.solid.category == "bowl"
-    for _ in range(5):
+    for _ in range(6):
         body = made.body(wanted or (ROLLING if rng.random() < (0.85 if round_floor or contents else 0.4) else ()))
-        new = Placed(body, turned(rng, scale * box.pose.scale))
+        most = 0.95 * cavity.rim_radius / body.solid.radius
+        if body.solid.category not in ROLLING:
+            most = min(most, 0.92 * cavity.radius / max(body.solid.foot, 0.01))
+        if most < 0.5 * scale:
+            continue
+        new = Placed(body, turned(rng, min(scale, most) * box.pose.scale))
         found = settle(new, box, contents, around, rng)
         if found is not None and made.free(found, around, *(k for k, _ in contents)):
             return found

@@ -224,10 +224,16 @@ def partly(objects: tuple[Placed, ...], start: Array, pixel: NDArray[np.int64], 
     """The part of the sun [N] seen from `start` [N, 3], by `SUN_RAYS` rays each; which ones depends on the `pixel`."""
     sun = sun_directions(light, 4 * SUN_RAYS)
     turn = (pixel // size % 2) * 2 + pixel % size % 2
-    free = np.zeros(len(start), np.float32)
-    for ray in range(SUN_RAYS):
-        free += ~blocked(objects, start, np.take(sun, ray * 4 + (turn + ray) % 4, axis=0))
-    return free * np.float32(1 / SUN_RAYS)
+    ray = np.arange(SUN_RAYS)[:, None]
+    which = ray * 4 + (turn + ray) % 4
+    free = np.ones(which.shape, bool)
+    for thing in objects:
+        near = np.flatnonzero(may_meet(thing, start, light.toward[None], light.spread))
+        if len(near):
+            ways = np.take(sun, which[:, near].ravel(), axis=0)
+            origins = np.tile(np.take(start, near, axis=0), (SUN_RAYS, 1))
+            free[:, near] &= ~thing.body.tree.blocked(thing.pose, origins, ways).reshape(SUN_RAYS, -1)
+    return free.sum(0, dtype=np.int32).astype(np.float32) * np.float32(1 / SUN_RAYS)
 
 
 def softness(light: Light, size: int) -> int:

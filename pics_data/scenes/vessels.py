@@ -26,7 +26,9 @@ def make_vessel(category: str, rng: Generator) -> Solid:
         mesh = join(mesh, _arch(float(outer[-1, 0]), float(outer[-1, 1])))
     room = SQUARE if category in ("tray", "crate") else 0.95 if outline is not None else 1.0
     rim, rim_radius = float(inside[0, 1]), float(inside[0, 0]) * room
-    cavity = Cavity(float(inside[-1, 1]), float(inside[-2, 0]) * room, rim, rim_radius)
+    floor = float(inside[-1, 1])
+    flat = float(inside[inside[:, 1] < floor + 1e-6, 0].max())
+    cavity = Cavity(floor, flat * room, rim, rim_radius)
     return Solid(category, *mesh, "boxy" if room == SQUARE else "round", cavity=cavity)
 
 
@@ -38,7 +40,6 @@ def _bowl(rng: Generator) -> tuple[Profile, Profile]:
     outer = smooth([(0, 0), (base, 0), (base * 1.25, 0.06), (0.44, h * 0.55), (0.5, h)], 4)
     inside = smooth([(0.465, h - 0.005), (0.405, h * 0.58), (base * 1.2, 0.085), (base, WALL), (0, WALL)], 4)
     inside[:, 1] = np.maximum(inside[:, 1], WALL)  # the curve swings a little below its floor
-    inside[-2, 0] = base
     return outer, inside
 
 
