@@ -65,6 +65,7 @@ def _crowded(made: Arrangement, count: int) -> None:
     if rng.random() < 0.12:
         for thing in bridge(made, _u(made, 1.0, 1.25)) or ():
             made.add(thing)
+    count = max(count, int(rng.integers(5, 9)))  # some will hardly show and be taken out again
     back = [SUPPORTS, WALLS, ()][int(rng.integers(3))]
     if not made.placed:
         made.add(stand(made, _u(made, 0.95, 1.25), back))
@@ -74,7 +75,7 @@ def _crowded(made: Arrangement, count: int) -> None:
         _stack(made, int(rng.integers(1, 4)), count)
     if rng.random() < 0.4:
         _lean_somewhere(made, count)
-    _fill(made, count, {"front": 0.74, "beside": 0.16, "on": 0.1}, (0.55, 0.9))
+    _fill(made, count, {"front": 0.82, "beside": 0.09, "on": 0.09}, (0.6, 0.95))
 
 
 def _containment(made: Arrangement, count: int) -> None:
@@ -155,7 +156,7 @@ def _u(made: Arrangement, low: float, high: float) -> float:
 KINDS = {
     "easy": Kind(_easy, (2, 3), (12, 34), 0.7, 0.02, 0.42, (0.68, 0.82)),
     "few": Kind(_few, (2, 4), (12, 34), 0.3, 0.02, 0.42, (0.7, 0.86)),
-    "crowded": Kind(_crowded, (5, 8), (14, 38), 0.28, 0.0135, 0.42, (0.84, 0.94)),
+    "crowded": Kind(_crowded, (5, 8), (11, 31), 0.28, 0.0125, 0.42, (0.84, 0.94)),
     "containment": Kind(_containment, (2, 8), (32, 54), 0.28, 0.0125, 0.62, (0.8, 0.94), True),
 }
 # Of each setting of difficulty: which kinds there are, how often.
