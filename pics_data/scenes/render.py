@@ -47,17 +47,16 @@ def render_scene(scene: Scene, size: int, wanted: tuple[int, ...]) -> Rendered:
         if not len(seen.sample):
             alone[k] = np.zeros((size, size, 4), np.uint8)
             continue
-        surface = surface_of(scene, k, seen)
-        free = np.ones(len(seen.sample), np.float32)
-        if not scene.objects[k].body.solid.convex:
-            free = sunlight((scene.objects[k],), surface, scene.light, samples, seen.sample, SELF_LIFT)
+        surface, at = surface_of(scene, k, seen), seen.sample
         if k in wanted:
-            alone[k] = _cut_out(surface.shade_alone + surface.lit * free[:, None], seen.sample, samples)
-        shown = np.flatnonzero(mine)
-        mine_of = surface if len(shown) == len(mine) else _surface_part(surface, shown)
-        at = seen.sample[shown]
-        sun = free[shown] * sunlight(shaders(scene, k), mine_of, scene.light, samples, at, LIFT)
-        color[at] = mine_of.shade + mine_of.lit * sun[:, None]
+            free = _own_sunlight(scene, k, surface, samples, at)
+            alone[k] = _cut_out(surface.shade_alone + surface.lit * free[:, None], at, samples)
+        if not mine.all():  # soft shadows look at all samples they are given: here those that show, `wanted` or not
+            shown = np.flatnonzero(mine)
+            surface, at = _surface_part(surface, shown), at[shown]
+        sun = sunlight(shaders(scene, k), surface, scene.light, samples, at, LIFT)
+        sun *= _own_sunlight(scene, k, surface, samples, at)
+        color[at] = surface.shade + surface.lit * sun[:, None]
     first, last = winner[:pixels], winner[pixels:].reshape(-1, 4)
     shares = np.stack([samples.counts(first == k, last == k) for k in range(count)])
     owner = shares.argmax(0)
@@ -83,6 +82,13 @@ def _nearest(depth: Array) -> NDArray[np.int8]:
     best = depth.argmin(0).astype(np.int8)
     best[~np.isfinite(depth.min(0))] = -1
     return best
+
+
+def _own_sunlight(scene: Scene, k: int, surface: Surface, samples: Samples, at: NDArray[np.int64]) -> Array:
+    """The part of the sun [M] that object k leaves to itself."""
+    if scene.objects[k].body.solid.convex:
+        return np.ones(len(at), np.float32)
+    return sunlight((scene.objects[k],), surface, scene.light, samples, at, SELF_LIFT)
 
 
 def _part(seen: Seen, index: NDArray[np.int64]) -> Seen:
