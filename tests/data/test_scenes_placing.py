@@ -122,6 +122,35 @@ def test_ways_of_placing_all_occur(drawn: dict[str, list[Scene]]) -> None:
     assert sum(t.inside >= 0 and t.body.solid.category in ("pencil", "stick", "flower", "spoon") for _, t in things) > 5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_lies_within_the_picture(drawn: dict[str, list[Scene]], kind: str) -> None:
+    for number, scene in enumerate(drawn[kind]):
+        for thing, look in zip(scene.objects, scene.looks, strict=True):
+            spots = scene.camera.project(thing.points, 1)
+            assert spots.min() >= 0, number
+            assert spots.max() <= 1, number
+            x, y, w, h = look.box
+            assert np.abs(np.array([*spots.min(0), *spots.max(0)]) - (x, y, x + w, y + h)).max() < 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_on_another_is_balanced(drawn: dict[str, list[Scene]], kind: str) -> None:
+    found = 0
+    for number, scene in enumerate(drawn[kind]):
+        for k, thing in enumerate(scene.objects):
+            if not thing.rests or thing.inside >= 0:
+                continue
+            middle = thing.pose.to_world(thing.shape.middle[None])[0]
+            carriers = [scene.objects[below] for below in thing.rests]
+            away = np.array([middle[:2] - below.pose.shift[:2] for below in carriers])
+            if len(carriers) == 1:
+                assert np.hypot(*away[0]) < carriers[0].body.solid.top * carriers[0].pose.scale, (number, k)
+            else:  # across a bridge's blocks: its middle lies between them
+                assert float((away[0] * away[1]).sum()) < 0, (number, k)
+            found += 1
+    assert found > 5 or kind == "containment"
+
+
 def test_leaning_things_reach_high_enough_to_stay(drawn: dict[str, list[Scene]]) -> None:
     for scenes in drawn.values():
         for scene in scenes:
