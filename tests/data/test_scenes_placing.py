@@ -15,7 +15,7 @@ from pics_data.scenes.scene import Placed, Scene, body_of
 from pics_data.scenes.shapes import stock_shape
 from tests.data.scenes_for_tests import KINDS, gap_between
 
-NUM_DRAWN = 110
+NUM_DRAWN = 85
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def drawn() -> dict[str, list[Scene]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_touches_what_carries_it(drawn: dict[str, list[Scene]], kind: str) -> None:
     carried = 0
-    for number, scene in enumerate(drawn[kind][:60]):
+    for number, scene in enumerate(drawn[kind][:45]):
         for k, thing in enumerate(scene.objects):
             lowest = float(thing.points[:, 2].min())
             if not thing.rests:
@@ -59,7 +59,7 @@ def test_nothing_is_pierced(drawn: dict[str, list[Scene]], kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_said_of_pairs_is_true(drawn: dict[str, list[Scene]], kind: str) -> None:
     touch = 0
-    for number, scene in enumerate(drawn[kind][60:85]):
+    for number, scene in enumerate(drawn[kind][45:62]):
         for i, a in enumerate(scene.objects):
             for j in range(i):
                 b = scene.objects[j]
@@ -109,7 +109,7 @@ def test_kinds_differ_in_what_they_promise(drawn: dict[str, list[Scene]]) -> Non
 
 def test_ways_of_placing_all_occur(drawn: dict[str, list[Scene]]) -> None:
     things = [(scene, thing) for scenes in drawn.values() for scene in scenes for thing in scene.objects]
-    assert sum(thing.leans >= 0 for _, thing in things) > 20
+    assert sum(thing.leans >= 0 for _, thing in things) > 15
     assert sum(len(thing.rests) >= 2 for _, thing in things) > 5
     levels = []
     for scene, thing in things:

@@ -97,7 +97,7 @@ def test_depth_and_order_are_those_of_every_triangle(rendered: Rendered) -> None
         whole = np.sum(pixels.full_masks, axis=0)
         spots = [np.argwhere(whole >= 2), np.argwhere(whole == 1), np.argwhere(whole == 0)]
         for places in spots:
-            for y, x in places[rng.permutation(len(places))[:8]]:
+            for y, x in places[rng.permutation(len(places))[:5]]:
                 *objects, behind = look_along(scene, x + 0.5, y + 0.5, wanted.size)
                 quarters = [look_along(scene, x + a, y + b, wanted.size) for a in (0.25, 0.75) for b in (0.25, 0.75)]
                 true, first = nearest([*objects, behind])
@@ -114,7 +114,7 @@ def test_depth_and_order_are_those_of_every_triangle(rendered: Rendered) -> None
                 if np.isfinite(objects).sum() >= 2 and whole[y, x] >= 2:
                     assert pixels.front[y, x] == int(np.argmin(objects)), (photo.id, x, y)
                     seen["order"] += 1
-    assert min(seen["object"], seen["ground"], seen["order"]) > 50, seen
+    assert min(seen["object"], seen["ground"], seen["order"]) > 30, seen
 
 
 def test_depth_is_finite_but_for_the_open_sky(rendered: Rendered) -> None:

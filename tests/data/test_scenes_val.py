@@ -59,9 +59,9 @@ def test_the_mixture_says_what_its_parts_say() -> None:
 
 
 def test_two_builds_agree_to_the_byte() -> None:
-    here = [digests(kind, 3) for kind in KINDS]
-    program = "from tests.data.test_scenes_val import *\nprint([digests(kind, 3) for kind in KINDS])"
+    here = [digests(kind, 2) for kind in KINDS]
+    program = "from tests.data.test_scenes_val import *\nprint([digests(kind, 2) for kind in KINDS])"
     root = str(PIPELINES.parent)
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
     assert str(here) == there.stdout.strip()
-    assert sum(map(len, here)) > 40
+    assert sum(map(len, here)) > 30
