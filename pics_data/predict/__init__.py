@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pics_common.saliency import require_packages
 from pics_data.predict.regions import Box, Mask
 
 Kind = Literal["sam", "rembg"]
@@ -59,7 +60,7 @@ def check_predictor(kind: Kind, weights: str) -> None:
     from pics_data.predict import weights as places
 
     if kind == "sam":
-        places.require_packages("sam", "torch", "transformers")
+        require_packages("--masks sam", "torch", "transformers")
         places.sam_folder(weights)
     else:
         places.require_rembg(weights)

@@ -1,7 +1,6 @@
 """Where a predictor's weights and packages are, or one line that says how to get them. No pickle is ever read."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,42 +8,12 @@ from typing import Any, Final
 
 from pics_common import storage
 from pics_common.errors import UserError
+from pics_common.saliency import ONNX_HINT, check_saliency, is_onnx
+from pics_common.saliency import PICKLES as PICKLES
 
 SAM_FILES: Final = "config.json, preprocessor_config.json and model.safetensors"
 SAM_HINT: Final = f"give a folder that holds {SAM_FILES}, or a hub id such as facebook/sam-vit-base"
-ONNX_HINT: Final = "give an ONNX file such as u2net.onnx, by path or URL, or the name of a rembg session such as u2net"
-PICKLES: Final = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
-
-# rembg's sessions that mark the foreground on this machine, with one mask a photo.
-SESSIONS: Final = (
-    "birefnet-cod",
-    "birefnet-dis",
-    "birefnet-general",
-    "birefnet-general-fp16",
-    "birefnet-general-lite",
-    "birefnet-hrsod",
-    "birefnet-massive",
-    "birefnet-portrait",
-    "bria-rmbg",
-    "isnet-anime",
-    "isnet-general-use",
-    "silueta",
-    "u2net",
-    "u2net_human_seg",
-    "u2netp",
-)
-REMOTE_SESSIONS: Final = ("atlascloud", "withoutbg")
-
-
-def require_packages(kind: str, *names: str) -> None:
-    """Raises `UserError` that says what to install for `--masks KIND` if a package is missing."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise UserError(
-            f"--masks {kind}: {' and '.join(missing)} {verb} not installed; pip install 'pics-compositing[masks]'"
-        )
 
 
 def sam_folder(weights: str) -> Path:
@@ -122,36 +91,11 @@ def preprocessor_config(folder: Path) -> dict[str, Any]:
     raise UserError(f"--mask-weights {folder}: no preprocessor_config.json; {SAM_HINT}")
 
 
-def is_onnx(weights: str) -> bool:
-    """Whether `weights` is a file to run directly, not a session's name."""
-    return weights.lower().endswith(".onnx")
-
-
 def require_rembg(weights: str) -> None:
-    """Raises `UserError` unless `weights` is an ONNX file that is there, or a session of rembg's that may be used.
-
-    A session's own weights are looked for, and fetched, when it is loaded.
-    """
+    """Raises `UserError` unless `weights` can be a saliency network: see `check_saliency`."""
     if not weights:
         raise UserError(f"--masks rembg needs --mask-weights: {ONNX_HINT}")
-    if is_onnx(weights):
-        require_packages("rembg", "onnxruntime")
-        if storage.file_size(weights) is None:
-            raise UserError(f"--mask-weights {weights}: no such file; {ONNX_HINT}")
-    elif weights in REMOTE_SESSIONS:
-        raise UserError(
-            f"--mask-weights {weights}: this session sends every photo to a remote service, which is never done here; "
-            f"{ONNX_HINT}"
-        )
-    elif weights in SESSIONS:
-        require_packages("rembg", "rembg", "onnxruntime")
-    elif weights.lower().endswith(PICKLES):
-        raise UserError(
-            f"--mask-weights {weights}: a pickle, which is never loaded; export the network once with "
-            f"torch.onnx.export, or {ONNX_HINT}"
-        )
-    else:
-        raise UserError(f"--mask-weights {weights}: no ONNX file and none of {', '.join(SESSIONS)}; {ONNX_HINT}")
+    check_saliency(weights, "--mask-weights", "--masks rembg")
 
 
 def weights_digest(kind: str, weights: str) -> str:

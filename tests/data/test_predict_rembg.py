@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pics_common.errors import UserError
+from pics_common.saliency import LAYOUTS, REMOTE_SESSIONS, SESSIONS, U2NET, layout_of, to_pixels, to_saliency
 from pics_data.predict import check_predictor, load_predictor
 from pics_data.predict.regions import clipped
-from pics_data.predict.rembg import LAYOUTS, U2NET, layout_of, to_pixels, to_saliency
-from pics_data.predict.weights import REMOTE_SESSIONS, SESSIONS, weights_digest
+from pics_data.predict.weights import weights_digest
 from tests.data.checkpoints_for_tests import bright_onnx
 
 DARK, BRIGHT = 25, (235, 255, 240)
