@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from pics_data.scenes.rays import Array, rotate
 from pics_data.scenes.scene import Placed
-from pics_data.scenes.shapes import distances
 from pics_data.scenes.solids import sphere_directions
 
 CLEARANCE = 3e-4  # world units between bodies that rest on each other: far less than a pixel, far more than rounding
@@ -56,7 +55,7 @@ def travel(a: Placed, b: Placed, way: Array) -> tuple[float, Array]:
             continue
         start = np.take(from_.points, near, axis=0)
         ray = rotate(to.pose.turn.T, (way * np.float32(sign))[None])[0]
-        reach = distances(to.body.tree, to.pose.to_own(start), ray) * np.float32(to.pose.scale)
+        reach = to.body.tree.distances(to.pose.to_own(start), ray) * np.float32(to.pose.scale)
         first = int(reach.argmin())
         if reach[first] < best:
             best = float(reach[first])

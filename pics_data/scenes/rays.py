@@ -72,6 +72,13 @@ class Tree:
         weights = np.stack([1 - u - v, u, v], 1)
         return Hits(ray, found["tfar"][ray] * np.float32(pose.scale), found["primID"][ray], weights)
 
+    def distances(self, origins: Array, direction: Array) -> Array:
+        """How far it is from each of `origins` [N, 3] to the mesh along a unit `direction` [3], in own space, [N];
+        infinite where it is not met."""
+        ways = np.ascontiguousarray(np.broadcast_to(direction, origins.shape), np.float32)
+        found = self._scene.run(np.ascontiguousarray(origins, np.float32), ways, query="DISTANCE")
+        return np.where(found < 1e30, found, np.float32(np.inf))
+
     def blocked(self, pose: Pose, origins: Array, directions: Array, reach: float = 1e30) -> Bools:
         """Which rays meet the mesh within `reach` (world units)."""
         start = np.ascontiguousarray(pose.to_own(origins))

@@ -172,9 +172,6 @@ def develop(color: Array) -> Bytes:
     return np.take(_TONES, step.astype(np.int32))
 
 
-_develop = develop
-
-
 def _cut_out(color: Array, sample: NDArray[np.int64], samples: Samples) -> Bytes:
     """Samples [M, 3] of one object alone -> RGBA [S, S, 4] with straight alpha."""
     size, pixels = samples.size, samples.size**2

@@ -11,8 +11,7 @@ from pics_data.scenes.rays import Array, Bools, Hits, rotate
 from pics_data.scenes.samples import Samples, Seen
 from pics_data.scenes.scene import Light, Placed, Scene
 from pics_data.scenes.shapes import moments
-from pics_data.scenes.solids import dot
-from pics_data.scenes.solids import sphere_directions as sphere_directions
+from pics_data.scenes.solids import dot, sphere_directions
 
 LIFT = 2e-3  # world units that shadow rays start off the surface
 SELF_LIFT = 0.012  # more for the own shadow: flat triangles under smooth normals would shade themselves

@@ -114,9 +114,9 @@ class Shape:
         x, y = np.meshgrid(line, line, indexing="ij")
         start = np.stack([x.ravel(), y.ravel(), np.full(GRID * GRID, 3.0)], 1).astype(np.float32)
         down = np.array([0, 0, -1], np.float32)
-        over = 3 - distances(self.tree, start, down)
+        over = 3 - self.tree.distances(start, down)
         start[:, 2] = -3
-        under = distances(self.tree, start, -down) - 3
+        under = self.tree.distances(start, -down) - 3
         over, under = (h.reshape(GRID, GRID) for h in (over, under))
         return _spread(over, np.maximum), _spread(under, np.minimum)
 
@@ -142,14 +142,6 @@ def moments(normals: Array, directions: Array, free: Free) -> Array:
     weights = weights * free(point, rays)
     sums = [np.bincount(point, weights * part, minlength=len(normals)) / total for part in (1.0, *rays.T)]
     return np.stack(sums, 1).astype(np.float32)
-
-
-def distances(tree: Tree, origins: Array, direction: Array) -> Array:
-    """How far it is from each of `origins` [N, 3] to the mesh along one unit `direction`, in the tree's own space, [N];
-    infinite where it is not met."""
-    ways = np.ascontiguousarray(np.broadcast_to(direction, origins.shape), np.float32)
-    found = tree._scene.run(np.ascontiguousarray(origins, np.float32), ways, query="DISTANCE")
-    return np.where(found < 1e30, found, np.float32(np.inf))
 
 
 @lru_cache(maxsize=len(CATEGORIES) * VARIANTS)

@@ -84,7 +84,7 @@ def inflated(rgba: Picture) -> tuple[Subject, Array]:
         return look_up(skin, blend(pixels, hits), cv2.BORDER_REPLICATE) * blend(light, hits)
 
     tree = Tree(vertices, surface.faces)
-    return Subject(vertices, tree, shade), np.zeros(3, np.float32)
+    return Subject(vertices, surface.faces, tree, shade), np.zeros(3, np.float32)
 
 
 def _grid_of(rgba: Picture) -> tuple[NDArray[np.float64], float, Array]:
@@ -124,8 +124,8 @@ def inflate(alpha: Array) -> Array:
     u = np.zeros(alpha.shape, np.float32)
     core = np.s_[1:-1, 1:-1]
     odd = np.indices(alpha.shape).sum(0) % 2 == 1
-    size = max(alpha.shape)
-    pace = 2 / (1 + np.sin(np.pi / size))
+    slowest = np.cos(np.pi / np.array(alpha.shape)).mean()  # Jacobi's spectral radius for the whole rectangle
+    pace = 2 / (1 + np.sqrt(1 - slowest**2))
     weights = [
         np.where(inside & (odd == color), pace / diagonal, 0)[core].astype(np.float32) for color in (False, True)
     ]

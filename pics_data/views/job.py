@@ -87,27 +87,30 @@ def _check(config: ViewsConfig) -> None:
 
 
 def _configs_of(index: Index, config: ViewsConfig) -> list[BuildConfig]:
-    """For each source of the shards, in order of their names, the settings that it was built with, its meshes among
-    them: those of a scene are its own, those of any other source `config.meshes`."""
+    """For each member of the build that made the shards, in order of their names, the settings that it was built with,
+    its meshes among them: those of a scene are its own, those of any other source `config.meshes`."""
     try:
-        built = {member.config.source: member.config for member in members_of_identity(index.recipe)}
+        built = {member.name: member.config for member in members_of_identity(index.recipe)}
     except (KeyError, TypeError):
         built = {}
     out = []
-    for source in _sources_of(index):
-        known = built.get(source)  # type: ignore[call-overload]
-        if known is None:
-            known = BuildConfig(source="folder")
+    for name in _members_of(index):
+        known = built.get(name, BuildConfig(source="folder"))
         if config.meshes is not None:
-            known = dataclasses.replace(known, source="folder" if known.source == "scenes" else known.source)
-            known = dataclasses.replace(known, meshes=config.meshes.absolute())
+            source = "folder" if known.source == "scenes" else known.source
+            known = dataclasses.replace(known, source=source, meshes=config.meshes.absolute())
         check_views(dataclasses.replace(config, meshes=known.meshes), known.source)
         out.append(dataclasses.replace(known, gpus_per_worker=config.gpus_per_worker))
     return out
 
 
-def _sources_of(index: Index) -> list[str]:
-    return sorted({entry.source for entry in index.entries})
+def _members_of(index: Index) -> list[str]:
+    return sorted({_member_of(entry.shard) for entry in index.entries})
+
+
+def _member_of(shard: str) -> str:
+    """The member of a mixture that a shard's name tells: `train-lvis-000000`; "" where nothing was mixed."""
+    return "-".join(shard.split("-")[1:-1])
 
 
 def _recipe(config: ViewsConfig, index: Index) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def _make(config: ViewsConfig, index: Index, configs: list[BuildConfig]) -> tupl
     say(f"{sum(e.nsamples for e in todo)} samples in {len(todo)} shards" + (f", {kept} more are whole" if kept else ""))
     try:
         with engine(config), Progress(sum(entry.nsamples for entry in todo)) as progress:
-            for place, mark in _run(todo, config, _sources_of(index), configs):
+            for place, mark in _run(todo, config, _members_of(index), configs):
                 marks[todo[place].shard] = mark
                 progress.advance(todo[place].nsamples)
     finally:
@@ -169,7 +172,7 @@ def _whole(out: str, shard: str) -> ShardMark | None:
 
 
 def _run(
-    todo: list[Entry], config: ViewsConfig, sources: list[str], configs: list[BuildConfig]
+    todo: list[Entry], config: ViewsConfig, members: list[str], configs: list[BuildConfig]
 ) -> Iterator[tuple[int, ShardMark]]:
     import ray
 
@@ -180,7 +183,7 @@ def _run(
 
     for start in range(0, len(todo), WINDOW):
         window = list(enumerate(todo))[start : start + WINDOW]
-        items = [{"number": n, "shard": e.shard, "member": sources.index(e.source)} for n, e in window]
+        items = [{"number": n, "shard": e.shard, "member": members.index(_member_of(e.shard))} for n, e in window]
         left = {n: e.shard for n, e in window}
         with told_as_user_errors(config.out, config, left):
             dataset = ray.data.from_items(items, override_num_blocks=len(items))

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pics_data.scenes.rays import Array, Pose, Tree
-from pics_data.scenes.shading import sphere_directions
-from pics_data.scenes.solids import Ints, dot
+from pics_data.scenes.solids import Ints, dot, sphere_directions
 
 NUM_OPEN = 32  # directions over the sphere in which openness is sampled
 CLUSTERS = 28  # a side: vertices of one cluster that face the same way are asked once

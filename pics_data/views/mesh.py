@@ -16,7 +16,7 @@ from pics_data.records import RejectError
 from pics_data.scenes.materials import Material, albedo
 from pics_data.scenes.meshes import SUFFIXES, load_model, mesh_files
 from pics_data.scenes.rays import Array, Hits, Pose, blend, rotate
-from pics_data.scenes.render import _develop as develop
+from pics_data.scenes.render import develop
 from pics_data.scenes.scene import Body, Placed
 from pics_data.scenes.solids import corner_normals, dot
 from pics_data.views import Cutout, Generator, Picture, ViewCamera
@@ -91,7 +91,7 @@ def views_of_placed(thing: Placed, eye: Array, lamp: Lamp, views: Sequence[ViewC
     distance = float(np.sqrt((away * away).sum()))
     azimuth = float(np.degrees(np.arctan2(away[0], -away[1])))
     own = ViewCamera(azimuth, float(np.degrees(np.arcsin(away[2] / distance))))
-    subject = Subject(points, thing.body.tree, _shading(thing, lamp), thing.pose)
+    subject = Subject(points, thing.body.solid.faces, thing.body.tree, _shading(thing, lamp), thing.pose)
     return [photograph(subject, camera, size) for camera in cameras_around(points, views, own, distance)]
 
 

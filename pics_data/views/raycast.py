@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pics_data.scenes.camera import Camera
 from pics_data.scenes.rays import Array, Hits, Pose, Tree, rotate
-from pics_data.scenes.solids import dot
+from pics_data.scenes.solids import Ints, dot
 from pics_data.views import Picture, ViewCamera
 
 FILL = 0.8  # of the picture that the largest view of an object takes up
@@ -29,13 +29,15 @@ _DOWN = (np.array([2, 5, 7, 0, 6, 3, 1, 4]) + 0.5) / EDGE_RAYS
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is photographed: `points` [V, 3] that its outline lies within, its ray tree at a pose, and its colours.
+    """What is photographed: its vertices `points` [V, 3] in the world and its `faces` [F, 3], the ray tree over them at
+    a pose, and its colours.
 
     `shade` takes hits, where they are [M, 3] and the unit directions [M, 3] of their rays, and returns sRGB colours
     [M, 3] in 0 to 255, float32.
     """
 
     points: Array
+    faces: Ints
     tree: Tree
     shade: Callable[[Hits, Array, Array], Array]
     pose: Pose = field(default_factory=lambda: Pose(np.eye(3, dtype=np.float32), 1.0, np.zeros(3, np.float32)))

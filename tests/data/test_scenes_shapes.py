@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pics_data.scenes.camera import frame
 from pics_data.scenes.catalogue import CATEGORIES, CONTAINERS, HOLDERS, SUPPORTS, make_solid
 from pics_data.scenes.rays import Pose, Tree
-from pics_data.scenes.shapes import HERE, distances, stock_shape
+from pics_data.scenes.shapes import HERE, stock_shape
 from pics_data.scenes.solids import corner_normals
 
 
@@ -68,7 +68,7 @@ def test_what_shapes_know_of_themselves(category: str) -> None:
     # From above: no point of the shape is higher than its height map says.
     down = np.array([0, 0, -1], np.float32)
     spots = np.random.default_rng(1).uniform(-0.7, 0.7, (400, 2)).astype(np.float32)
-    top = 3 - distances(shape.tree, np.concatenate([spots, np.full((400, 1), 3, np.float32)], 1), down)
+    top = 3 - shape.tree.distances(np.concatenate([spots, np.full((400, 1), 3, np.float32)], 1), down)
     cells = np.floor((spots / 1.44 + 0.5) * 40).astype(int)
     assert (top <= shape.heights[0][cells[:, 0], cells[:, 1]] + 0.12).all()
     _, normals, _ = shape.knots
