@@ -34,11 +34,16 @@ def members_of(config: BuildConfig) -> list[Member]:
     weights = config.mix_weights or (1.0,) * len(config.mix)
     members = [_member(path, weight, config) for path, weight in zip(config.mix, weights, strict=True)]
     for kind in ("name", "source"):
-        values = [member.name if kind == "name" else member.config.source for member in members]
+        values = [member.name if kind == "name" else _source_of(member.config) for member in members]
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise UserError(f"--mix: two recipes have the {kind} {twice[0]}; their samples could not be told apart")
     return members
+
+
+def _source_of(config: BuildConfig) -> str:
+    """What keeps a member's samples apart from those of others: the ids of scenes begin with their difficulty."""
+    return f"{config.source} ({config.difficulty})" if config.source == "scenes" else config.source
 
 
 def _check_mixture(config: BuildConfig) -> None:

@@ -12,6 +12,7 @@ from pics_common.recipe import parse_recipe
 from pics_data.choose import choose
 from pics_data.config import BuildConfig
 from pics_data.decompose import decompose
+from pics_data.mixture import members_of
 from pics_data.records import Composition
 from pics_data.sources.scenes import photos, render
 from tests.data.scenes_for_tests import KINDS
@@ -65,3 +66,11 @@ def test_two_builds_agree_to_the_byte() -> None:
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
     assert str(here) == there.stdout.strip()
     assert sum(map(len, here)) > 30
+
+
+def test_the_parts_of_the_mixture_are_told_apart() -> None:
+    whole = parse_recipe(BuildConfig, ["--recipe", str(PIPELINES / "scenes_val.yaml")], prog="pics-data build")
+    members = members_of(whole)
+    assert [m.name for m in members] == list(KINDS)
+    ids = [next(photos(m.config.scene_settings(), 1)).id for m in members]
+    assert len(set(ids)) == 3
