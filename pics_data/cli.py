@@ -31,10 +31,10 @@ class VerifyConfig:
 
 @dataclass(frozen=True, slots=True)
 class InspectConfig:
-    """Writes a page of pictures and distributions of the samples in shards."""
+    """Writes a page of pictures and distributions of the samples in shards, or of the meshes in a folder."""
 
     folder: tyro.conf.Positional[PathOrUrl]
-    """Folder of shards."""
+    """Folder of shards, or of meshes."""
     out: Path = Path("out/inspect")
     """Folder of the page."""
     max_samples: int = 24

@@ -27,6 +27,7 @@ from pics_data.inspect_warnings import warnings_of
 from pics_data.progress import TimeLeft
 from pics_data.tar_read import DamageError, read_range
 
+MESHES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
 NUM_SHARDS = 20  # rows of the table of shards
 NUM_REMARKS = 12
 
@@ -36,10 +37,14 @@ def inspect_shards(folder: str, out: Path, max_samples: int = 24) -> Path:
 
     `out` is a .html file, or a folder for an index.html. The numbers are of all samples, read from the tables of
     samples; pictures are of `max_samples` spread over sources and shards, and of the extremes. Of shards without tables
-    (the published ones) a part is read. Raises `UserError` for a missing folder, one without shards, and papers that
-    are damaged.
+    (the published ones) a part is read. Of a folder of meshes, the page shows each mesh. Raises `UserError` for a
+    missing folder, one without shards, and papers that are damaged.
     """
     folder = storage.absolute(folder)
+    if meshes := _folder_of_meshes(folder):
+        from pics_data.inspect_meshes import inspect_meshes
+
+        return inspect_meshes(meshes, out)
     found = read_folder(folder, max_samples)
     worst = [entry.place for entries in found.survey.worst.values() for entry in entries]
     with TimeLeft("inspect", "pictures", len(found.survey.chosen) + len(worst)) as progress:
@@ -60,6 +65,16 @@ def inspect_shards(folder: str, out: Path, max_samples: int = 24) -> Path:
     )
     html = page(f"Shards: {storage.base_name(folder)}", lead, [part for part in sections if part], extra_css=STYLE)
     return write_page(out if out.suffix == ".html" else out / "index.html", html)
+
+
+def _folder_of_meshes(folder: str) -> Path | None:
+    """The path of a local folder that holds meshes and no shards."""
+    if storage.is_remote(folder) or not storage.local_path(folder).is_dir():
+        return None
+    path = storage.local_path(folder)
+    if any(path.glob("*.tar")) or (path / "index.json").exists() or (path / "recipe.json").exists():
+        return None
+    return path if any(found.suffix.lower() in MESHES for found in path.rglob("*")) else None
 
 
 def _glance(found: Found) -> Section:
