@@ -22,7 +22,7 @@ def strips(
     for k, (sides, copies) in enumerate(zip(views, turned, strict=True)):
         item = objects[k] if k < len(objects) else {}
         cameras = item.get("views", [])
-        said = [f"{camera['azimuth']:.0f}° {camera['elevation']:+.0f}°" for camera in cameras]
+        said = [f"{camera['azimuth']:.0f}° {_signed(camera['elevation'])}°" for camera in cameras]
         small = [_small(picture, words) for picture, words in zip(sides, _padded(said, sides), strict=True)]
         angles = [f"↺ {angle:.0f}°" for angle in item.get("rotations", [])]
         small_too = [_small(picture, words) for picture, words in zip(copies, _padded(angles, copies), strict=True)]
@@ -35,6 +35,10 @@ def strips(
         shown = tag("figure", image(encode_jpeg(_depth_picture(depth), 80), "depth"), tag("figcaption", "depth"))
         rows.append(tag("div", shown, class_="strip depth"))
     return rows
+
+
+def _signed(degrees: float) -> str:
+    return f"{whole:+d}" if (whole := round(degrees)) else "0"
 
 
 def _padded(words: list[str], pictures: Sequence[Any]) -> list[str]:

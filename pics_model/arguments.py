@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pics_common.errors import UserError
+from pics_model.cut_out import Cut
 from pics_model.examples import Example, View
 from pics_model.pictures import as_mask, as_object, as_photo
 
@@ -81,13 +82,16 @@ def _request(index: int, background: Picture, given: dict[str, Any], many: bool)
     return Request(background, objects, **entries)
 
 
-def example_of(request: Request, name: str) -> Example:
-    """Decodes a request. Raises `UserError` that begins with the argument that is wrong."""
+def example_of(request: Request, name: str, cut: Cut | None = None) -> Example:
+    """Decodes a request; `cut` cuts out pictures without alpha, see `as_object`.
+
+    Raises `UserError` that begins with the argument that is wrong.
+    """
     photo = as_photo(to_pil(request.background, f"background{name}"))
     size = photo.shape[0], photo.shape[1]
     objects, masks = [], []
     for k, (picture, mask, box) in enumerate(zip(request.objects, request.masks, request.boxes, strict=True)):
-        objects.append(as_object(to_pil(picture, f"objects{name}[{k}]"), f"objects{name}[{k}]"))
+        objects.append(as_object(to_pil(picture, f"objects{name}[{k}]"), f"objects{name}[{k}]", cut=cut))
         where = f"masks{name}[{k}]"
         if box is not None:
             masks.append(mask_of_box(box, size, f"boxes{name}[{k}]"))
@@ -95,15 +99,16 @@ def example_of(request: Request, name: str) -> Example:
             assert mask is not None
             masks.append(as_mask(to_pil(mask, where), where, size))
     views = [
-        [_view(view, f"views{name}[{k}][{v}]") for v, view in enumerate(some)] for k, some in enumerate(request.views)
+        [_view(view, f"views{name}[{k}][{v}]", cut) for v, view in enumerate(some)]
+        for k, some in enumerate(request.views)
     ]
     return Example(f"picture{name}", photo, objects, masks, views=views, texts=list(request.texts))
 
 
-def _view(view: Picture | View, name: str) -> View:
+def _view(view: Picture | View, name: str, cut: Cut | None) -> View:
     if isinstance(view, View):
         return view
-    return View(as_object(to_pil(view, name), name))
+    return View(as_object(to_pil(view, name), name, cut=cut))
 
 
 def mask_of_box(box: Box, size: tuple[int, int], name: str) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from pics_common.errors import UserError, require_folder, run_command
 from pics_common.files import write_atomic
 from pics_common.quiet import quiet
 from pics_common.recipe import parse_recipe
+from pics_model.cut_out import load_cut_out
 from pics_model.draw import draw_alpha
 from pics_model.examples import Example
 from pics_model.jobs import Job, JobError, load_job, read_jobs
@@ -56,6 +57,9 @@ class InferConfig:
     """Which samples of shards to compose."""
     cutouts: Literal["visible", "full"] = "visible"
     """Object pictures of shards: as far as the photo shows them, or whole where the shards know it."""
+    cut_out: str = ""
+    """Cuts objects out of pictures that neither have alpha nor stand on white: an ONNX file of a saliency network, or
+    the name of a rembg session. Without, all of such a picture is the object."""
     interactions: bool = False
     """Also draws who is in front where objects meet, as `interactions/<job>.png`."""
 
@@ -188,13 +192,17 @@ def _open_results(path: Path) -> TextIO:
 def main(argv: list[str] | None = None) -> int:
     """The command; 1 if a job failed. Raises `UserError` for what the user can mend."""
     config = parse_recipe(InferConfig, sys.argv[1:] if argv is None else argv, prog="pics_model.infer")
-    jobs = list(islice(read_jobs(config.jobs, config.split, config.cutouts == "full"), config.limit))
+    cut = load_cut_out(config.cut_out, config.threads) if config.cut_out else None
+    jobs = list(islice(read_jobs(config.jobs, config.split, config.cutouts == "full", cut), config.limit))
     with one_process_group(config.threads) as ranks, torch.inference_mode():
         pipeline = load_model(config.model).to(ranks.device)
         most = pipeline.scheduler.config.num_train_timesteps
         if config.steps is not None and config.steps > most:
             raise UserError(f"--steps {config.steps}: the model in {config.model} has {most} timesteps; expected fewer")
-        return 1 if run(config, pipeline, jobs) else 0
+        failed = run(config, pipeline, jobs)
+        if cut is not None and not cut.num_cut and not failed:
+            print("note: --cut-out had nothing to do: all objects have alpha or stand on white", file=sys.stderr)
+        return 1 if failed else 0
 
 
 if __name__ == "__main__":

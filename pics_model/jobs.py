@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from pics_common.errors import UserError
 from pics_model.arguments import mask_of_box
+from pics_model.cut_out import Cut
 from pics_model.examples import Example, View, camera_of
 from pics_model.pictures import read_mask, read_object, read_photo
 from pics_model.shard_reader import ShardTable, Split, open_shards, read_example
@@ -71,26 +72,29 @@ def load_job(job: Job, views: int = 0) -> Example:
         raise JobError(f"job {job.name}: {error}") from None
 
 
-def read_jobs(path: Path, split: Split = "all", whole: bool = False) -> list[Job]:
+def read_jobs(path: Path, split: Split = "all", whole: bool = False, cut: Cut | None = None) -> list[Job]:
     """Lists the jobs of a folder of job folders, one job folder, a `.jsonl` file, a folder of shards or a tar.
 
-    No picture is opened yet. `split` and `whole` (pictures of whole objects, where known) are for shards. Raises
-    `UserError` if there is no job at all, or if two would share a name.
+    No picture is opened yet. `split` and `whole` (pictures of whole objects, where known) are for shards; `cut`
+    cuts object pictures without alpha out (see `as_object`), and is not for shards. Raises `UserError` if there is no
+    job at all, or if two would share a name.
     """
     if not path.exists():
         raise UserError(f"jobs {path}: does not exist; expected a folder of jobs, a .jsonl file, or shards")
     if path.is_file() and path.suffix == ".jsonl":
-        jobs = _from_lines(path)
+        jobs = _from_lines(path, cut)
     elif path.is_file() and path.suffix != ".tar":
         raise UserError(f"jobs {path}: expected a folder, a .jsonl file or a .tar")
     elif path.is_file() or (path / "index.json").is_file() or any(path.glob("*.tar")):
+        if cut is not None:
+            raise UserError("--cut-out has no effect with shards: their objects are cut out")
         table = open_shards(path, split)
         jobs = [Job(name, partial(read_example, table, i, whole)) for i, name in enumerate(_sample_names(table))]
     elif _is_job(path):
-        jobs = [Job(path.resolve().name, partial(_read_folder, path))]
+        jobs = [Job(path.resolve().name, partial(_read_folder, path, cut))]
     else:
         folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _has_pictures(folder)]
-        jobs = [Job(folder.name, partial(_read_folder, folder)) for folder in folders]
+        jobs = [Job(folder.name, partial(_read_folder, folder, cut)) for folder in folders]
     if not jobs:
         raise UserError(
             f"jobs {path}: none found; expected folders with image.jpg, object_0.png, object_0_mask.png, ..."
@@ -123,7 +127,7 @@ def _has_pictures(folder: Path) -> bool:
     return not folder.name.startswith(".") and any(file.suffix.lower() in KINDS for file in folder.iterdir())
 
 
-def _read_folder(folder: Path, views: int) -> Example:
+def _read_folder(folder: Path, cut: Cut | None, views: int) -> Example:
     found: dict[str, Path] = {}
     num_objects = 0
     num_views: dict[int, int] = {}
@@ -152,14 +156,14 @@ def _read_folder(folder: Path, views: int) -> Example:
     for k in range(num_objects):
         seen: _Views = [(found[f"object_{k}_view_{v}"], {}) for v in range(1, num_views.get(k, 0) + 1)]
         placed.append(_Placed(found[f"object_{k}"], found[f"object_{k}_mask"], views=seen))
-    return _read_files(folder.resolve().name, found["image"], placed, views)
+    return _read_files(folder.resolve().name, found["image"], placed, cut, views)
 
 
 def _names(found: dict[str, Path]) -> list[str]:
     return [file.name for file in found.values()] or ["none of a job's files"]
 
 
-def _from_lines(path: Path) -> list[Job]:
+def _from_lines(path: Path, cut: Cut | None) -> list[Job]:
     jobs = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -178,11 +182,11 @@ def _from_lines(path: Path) -> list[Job]:
             content = None
         if not isinstance(key, str) or not GOOD_KEY.fullmatch(key):
             raise UserError(f"{where}: key {key!r}; expected letters, digits, `-`, `_` and `.`, as it names a file")
-        jobs.append(Job(key, partial(_read_line, where, path.parent, key, content)))
+        jobs.append(Job(key, partial(_read_line, where, path.parent, key, content, cut)))
     return jobs
 
 
-def _read_line(where: str, folder: Path, key: str, content: Any, views: int) -> Example:
+def _read_line(where: str, folder: Path, key: str, content: Any, cut: Cut | None, views: int) -> Example:
     if not isinstance(content, dict):
         raise UserError(f'{where}: expected a JSON object, {{"image": ..., "objects": [...]}}')
     image, objects = content.get("image"), content.get("objects")
@@ -191,7 +195,7 @@ def _read_line(where: str, folder: Path, key: str, content: Any, views: int) -> 
     if not isinstance(objects, list) or not objects:
         raise UserError(f"{where}: no `objects`; expected a list of at least one")
     placed = [_placed(entry, f"{where}: objects[{k}]", folder) for k, entry in enumerate(objects)]
-    return _read_files(key, folder / image, placed, views)
+    return _read_files(key, folder / image, placed, cut, views)
 
 
 def _placed(entry: Any, where: str, folder: Path) -> _Placed:
@@ -229,21 +233,21 @@ def _view(entry: Any, where: str, folder: Path) -> tuple[Path, dict[str, float]]
     return folder / entry["image"], camera_of(entry, where)
 
 
-def _read_files(key: str, image: Path, placed: list[_Placed], views: int) -> Example:
+def _read_files(key: str, image: Path, placed: list[_Placed], cut: Cut | None, views: int) -> Example:
     photo = read_photo(_bytes(image), str(image), upright=True)
     size = photo.shape[0], photo.shape[1]
     return Example(
         key=key,
         photo=photo,
-        objects=[_object(one.picture) for one in placed],
+        objects=[_object(one.picture, cut) for one in placed],
         masks=[mask_of_box(one.box, size, str(image)) if one.box else _file_mask(one.mask, size) for one in placed],
-        views=[[View(_object(path), **camera) for path, camera in one.views[:views]] for one in placed],
+        views=[[View(_object(path, cut), **camera) for path, camera in one.views[:views]] for one in placed],
         texts=[one.text for one in placed],
     )
 
 
-def _object(path: Path) -> NDArray[np.uint8]:
-    return read_object(_bytes(path), str(path), upright=True)
+def _object(path: Path, cut: Cut | None) -> NDArray[np.uint8]:
+    return read_object(_bytes(path), str(path), upright=True, cut=cut)
 
 
 def _file_mask(path: Path | None, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pics_common.errors import UserError
+from pics_model.cut_out import Cut
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 20_000  # a long strip is framed in a square of its longer side
@@ -75,28 +76,46 @@ def as_mask(picture: Image.Image, name: str, size: tuple[int, int]) -> NDArray[n
     return mask
 
 
-def read_object(data: bytes, name: str, upright: bool = False, on_white: bool = False) -> NDArray[np.uint8]:
+def read_object(
+    data: bytes, name: str, upright: bool = False, on_white: bool = False, cut: Cut | None = None
+) -> NDArray[np.uint8]:
     """An object picture, [H, W, 4] uint8 RGBA with the colour on white: see `as_object`."""
-    return as_object(_open(data, name, upright), name, on_white)
+    return as_object(_open(data, name, upright), name, on_white, cut)
 
 
-def as_object(picture: Image.Image, name: str, on_white: bool = False) -> NDArray[np.uint8]:
+def as_object(picture: Image.Image, name: str, on_white: bool = False, cut: Cut | None = None) -> NDArray[np.uint8]:
     """An object picture, [H, W, 4] uint8 RGBA with the colour on white.
 
     `on_white` says that a picture with alpha has its colour on white already, as in shards. One without alpha is
-    taken to be a cut-out on white: see `alpha_from_white`. Raises `UserError` if all of it is transparent.
+    taken to be a cut-out on white: see `alpha_from_white`. With `cut`, one without alpha whose border is not white, or
+    that is opaque all over, is cut out by it. Raises `UserError` if all of it is transparent, and as `cut` does.
     """
     if not picture.has_transparency_data:
         rgb = np.asarray(_eight_bit(picture).convert("RGB"))
-        return np.dstack([rgb, alpha_from_white(rgb)])
+        if cut is None or _stands_on_white(rgb):
+            return np.dstack([rgb, alpha_from_white(rgb)])
+        return _whitened(np.dstack([rgb, cut(rgb, name)]))
     rgba = np.asarray(picture.convert("RGBA"))
+    if cut is not None and not on_white and (rgba[..., 3] == 255).all() and not _stands_on_white(rgba[..., :3]):
+        return _whitened(np.dstack([rgba[..., :3], cut(np.ascontiguousarray(rgba[..., :3]), name)]))
     if not (rgba[..., 3] >= 128).any():
         raise UserError(f"{name}: nothing but transparent pixels; expected an object")
     if on_white:
         return rgba
+    return _whitened(rgba)
+
+
+def _whitened(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Straight alpha -> the colour on white."""
     alpha = rgba[..., 3:].astype(np.uint16)
     rgb = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
     return np.dstack([rgb.astype(np.uint8), rgba[..., 3]])
+
+
+def _stands_on_white(rgb: NDArray[np.uint8]) -> bool:
+    """Whether all of the border is near-white."""
+    border = (rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1])
+    return all(bool((line >= NEAR_WHITE).all()) for line in border)
 
 
 def alpha_from_white(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ from pics_common.errors import UserError
 from pics_model.arguments import Box, Picture, example_of, requests_of
 from pics_model.autoencoder import decode_latent, encode_pixels, latent_stride
 from pics_model.backbone import forget, interaction_layers
+from pics_model.cut_out import Cut
 from pics_model.examples import Example
 from pics_model.inputs import Batch, FramingSettings, collate, compose, hint, object_pixels
 from pics_model.object_encoder import nothing
@@ -253,6 +254,7 @@ class PICSPipeline(DiffusionPipeline):
         *,
         views: Sequence[Any] | None = None,
         texts: Sequence[Any] | None = None,
+        cut_out: Cut | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
@@ -268,7 +270,8 @@ class PICSPipeline(DiffusionPipeline):
         `boxes` are (x, y, width, height) in the background's pixels. For several pictures give lists of backgrounds,
         of lists of objects, of lists of masks or boxes. An object takes a mask or a box: where both lists are given,
         the other's entry is None. Models that were trained so take, for each object, a list of other `views` (pictures
-        or `View`s, which say where the camera stood), and a phrase in `texts`.
+        or `View`s, which say where the camera stood), and a phrase in `texts`. `cut_out` (`cut_out.load_cut_out`) cuts
+        objects out of pictures that neither have alpha nor stand on white; else all of such a picture is the object.
 
         `generator` is one for all pictures (drawn from in turn), or one each; a whole number seeds one.
         `callback_on_step_end(pipeline, step, timestep, {"latents": ...})` may return other latents; on a CPU pictures
@@ -280,7 +283,7 @@ class PICSPipeline(DiffusionPipeline):
         requests, many = requests_of(background, given)
         self._check_sides(views, texts)
         self._check(num_inference_steps, guidance_scale, output_type)
-        examples = [example_of(request, f"[{i}]" if many else "") for i, request in enumerate(requests)]
+        examples = [example_of(request, f"[{i}]" if many else "", cut_out) for i, request in enumerate(requests)]
         generators = _generators(generator, len(examples))
         images, readouts = self.compose_examples(
             examples, generators, num_inference_steps, guidance_scale, callback_on_step_end, return_interactions
