@@ -141,8 +141,8 @@ def _samples(found: Found, progress: TimeLeft) -> Section:
     lead = (
         f"{len(cards)} of {number(found.num_samples)}, spread over sources and shards. Each object has its colour: "
         "tinted silhouette, box, cut-out on the right; stripes where two silhouettes overlap; a thin outline shows "
-        "what others hide. Point at a photo to see it bare. Below it, where there are any: each object from other sides, "
-        "with the degrees that the camera went round it and climbed, and copies turned in the plane (↺)."
+        "what others hide. Point at a photo to see it bare. Below it, where there are any: each object from other "
+        "sides, with the degrees that the camera went round it and climbed, and copies turned in the plane (↺)."
     )
     return section("Samples", switch, tag("div", *cards, class_="samples"), lead=lead)
 
