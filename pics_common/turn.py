@@ -83,7 +83,7 @@ def turn_premultiplied(ink: Pixels, degrees: float, grow: bool = False) -> Pixel
         turned = cv2.resize(turned, (side, side), interpolation=cv2.INTER_AREA)
     alpha = cv2.extractChannel(turned, 3)
     turned *= cv2.merge([255 / np.maximum(alpha, 255)] * 4)
-    turned = np.maximum(cv2.min(turned, cv2.merge([alpha] * 4)), 0)
+    turned = np.maximum(cv2.min(turned, cv2.merge([np.minimum(alpha, 255)] * 4)), 0)
     return turned if ink.dtype == np.float32 else np.rint(turned).astype(np.uint8)
 
 

@@ -119,7 +119,7 @@ def test_wids_opens_shards_and_mixtures_by_index(built: Path, mixed: Path, tmp_p
         keys = [dataset[i]["__key__"] for i in range(len(dataset))]
         index = json.loads((folder / "index.json").read_text())["shardlist"]
         assert keys == [key for entry in index for key, _ in read_samples(folder / entry["url"])]
-        assert dataset[0][".meta.json"]["schema"] == 2
+        assert dataset[0][".meta.json"]["schema"] == 3
         assert dataset[0][".bg.jpg"].size[0] > 0
 
 

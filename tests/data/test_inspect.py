@@ -277,7 +277,7 @@ def drawn_view(masks: list[tuple[slice, slice]]) -> View:
         mask = np.zeros((48, 64), bool)
         mask[place] = True
         pixels.append(mask)
-    return View("a", np.zeros((48, 64, 3), np.uint8), pixels, [], [], [], {}, [])
+    return View("a", np.zeros((48, 64, 3), np.uint8), pixels, [], [], [], [], [], None, {}, [])
 
 
 def test_the_overlay_lies_on_the_objects_with_stripes_where_they_overlap_and_nowhere_else() -> None:
