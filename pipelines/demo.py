@@ -73,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     data = [
         "--source",
         "scenes",
+        "--difficulty",
+        "easy",
         "--num-scenes",
         config.scenes,
         "--val-fraction",

@@ -122,7 +122,10 @@ def test_recipes(drawn: DrawnSet, tmp_path: Path, capfd: pytest.CaptureFixture[s
 RECIPES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem not in ("paper", "scenes_val")], ids=lambda path: path.stem)
+MIXTURES = ("paper", "scenes_val")
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem not in MIXTURES], ids=lambda path: path.stem)
 def test_shipped_recipes_are_understood(path: Path) -> None:
     from pics_common.recipe import parse_recipe
     from pics_data.config import BuildConfig
