@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pics_data.scenes.rays import Array, Pose, Tree
 from pics_data.scenes.solids import Ints, dot, sphere_directions
 
-NUM_OPEN = 32  # directions over the sphere in which openness is sampled
-CLUSTERS = 28  # a side: vertices of one cluster that face the same way are asked once
+NUM_OPEN = 20  # directions over the sphere in which openness is sampled
+CLUSTERS = 22  # a side: vertices of one cluster that face the same way are asked once
 LIFT = 0.004  # of the thing's size: how far off the surface these rays start
 
 
