@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/views.py [--size 256] [--meshes FOLDER]
 
 The claims: at most 15 ms a 256 px view of real meshes of up to 20,000 faces, light included (a ball that fills the
-picture, of which nothing is empty, takes 18); at most 120 ms an object for four views by `inflate`. The floor of a view is one ray through each pixel of the object's window, which is what any picture
-of it needs; for `inflate` also the tree over its surface.
+picture, of which nothing is empty, takes 18); at most 120 ms an object for four views by `inflate`. The floor of a view
+is one ray through each pixel of the object's window, which is what any picture of it needs; for `inflate` also the tree
+over its surface.
 """
 
 import argparse
