@@ -25,11 +25,13 @@ from pics_data.tar_read import read_members, tar_samples
 from pics_data.turns import with_rotations
 from pics_data.verify import verify
 from pics_data.views.job import add_views
+from pics_data.views.shards import add_to_shard
 from pics_data.views.stage import load_generator, straight, whitened, with_views
 from tests.data.photos_for_tests import DrawnSet, draw_set
 from tests.data.plain_build import build_plainly
 from tests.data.zero123_for_tests import random_zero123
 
+NUM_MANY = 16  # views of an object, for a pass to take seconds
 INFLATE = ViewOptions(views="inflate", num_views=2)
 
 
@@ -61,6 +63,14 @@ def tars_of(folder: Path) -> dict[str, bytes]:
     return {tar.name: tar.read_bytes() for tar in folder.glob("*.tar")}
 
 
+def made_plainly(plain: Path, folder: Path, options: ViewOptions) -> dict[str, bytes]:
+    """The tars of `plain` with views, made shard by shard in this process, without Ray."""
+    generate = load_generator(options, BuildConfig())
+    for tar in plain.glob("*.tar"):
+        add_to_shard(str(plain), str(folder), tar.stem, options, generate)
+    return tars_of(folder)
+
+
 def test_a_build_and_a_pass_over_built_shards_give_the_same_bytes(drawn: DrawnSet, plain: Path, tmp_path: Path) -> None:
     more: dict[str, Any] = {"views": "inflate", "num_views": 2, "rotations": 1}
     build_plainly(config_of(drawn, tmp_path / "built", **more))
@@ -81,8 +91,8 @@ def test_a_build_and_a_pass_over_built_shards_give_the_same_bytes(drawn: DrawnSe
 
 def test_a_pass_that_was_killed_is_taken_up_again(plain: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pics_data.cli", "views", str(plain), "--out", str(out), "--num-views", "30",
-               "--workers", "1"]  # fmt: skip
+    options = ["--out", str(out), "--num-views", str(NUM_MANY), "--workers", "1"]
+    command = [sys.executable, "-m", "pics_data.cli", "views", str(plain), *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list(out.glob("parts/*.json")) and process.poll() is None and time.monotonic() < deadline:
@@ -90,13 +100,14 @@ def test_a_pass_that_was_killed_is_taken_up_again(plain: Path, tmp_path: Path) -
     process.kill()
     process.wait()
     assert not (out / "index.json").exists(), "it was killed before its end"
-    config = ViewsConfig(folder=str(plain), out=str(out), num_views=30)
+    config = ViewsConfig(folder=str(plain), out=str(out), num_views=NUM_MANY)
     resumed = add_views(config)
     assert resumed.kept_shards >= 1
-    add_views(replace(config, out=str(tmp_path / "undisturbed")))
-    assert tars_of(out) == tars_of(tmp_path / "undisturbed")
+    assert tars_of(out) == made_plainly(
+        plain, tmp_path / "undisturbed", ViewOptions(views="inflate", num_views=NUM_MANY)
+    )
     assert "whole" in verify(str(out), workers=1)
-    with pytest.raises(UserError, match="num_views 30 there, 4 here"):
+    with pytest.raises(UserError, match="num_views 16 there, 4 here"):
         add_views(ViewsConfig(folder=str(plain), out=str(out)))
 
 
@@ -105,8 +116,8 @@ def test_a_network_makes_views_in_an_operator_of_its_own(drawn: DrawnSet, plain:
     more: dict[str, Any] = {"views": "zero123", "num_views": 1, "view_weights": str(weights), "view_steps": 2,
                             "workers": 2}  # fmt: skip
     build(config_of(drawn, tmp_path / "built", **more))
-    add_views(ViewsConfig(folder=str(plain), out=str(tmp_path / "added"), **more))
-    assert tars_of(tmp_path / "built") == tars_of(tmp_path / "added")
+    options = ViewOptions(views="zero123", num_views=1, view_weights=str(weights), view_steps=2)
+    assert tars_of(tmp_path / "built") == made_plainly(plain, tmp_path / "plainly", options)
     assert not list((tmp_path / "built" / ".plain").rglob("*.tar")), "nothing is left of the shards in between"
     assert "whole. 8 samples" in verify(str(tmp_path / "built"), workers=1)
 
