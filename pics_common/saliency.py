@@ -113,12 +113,14 @@ def check_saliency(weights: str, option: str, asked: str = "") -> None:
         raise UserError(f"{option} {weights}: no ONNX file and none of {', '.join(SESSIONS)}; {ONNX_HINT}")
 
 
-def require_packages(asked: str, *names: str) -> None:
-    """Raises `UserError` that says what to install for what was `asked` if a package is missing."""
+def require_packages(asked: str, *names: str, extra: str = "masks") -> None:
+    """Raises `UserError` that says what to install for what was `asked` if a package is missing: `extra` brings it."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise UserError(f"{asked}: {' and '.join(missing)} {verb} not installed; pip install 'pics-compositing[masks]'")
+        raise UserError(
+            f"{asked}: {' and '.join(missing)} {verb} not installed; pip install 'pics-compositing[{extra}]'"
+        )
 
 
 def is_onnx(weights: str) -> bool:

@@ -46,6 +46,7 @@ def premultiplied(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def on_white(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Premultiplied -> on white."""
+    # Saturated: a colour that rounding has lifted above its alpha ends at 255 all the same.
     return np.asarray(cv2.add(ink, _white_through(ink)), np.uint8)
 
 

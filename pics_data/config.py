@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pics_common.errors import UserError
-from pics_data.options import NEEDS_VIEWS, NEEDS_ZERO123, RayOptions, ViewOptions
+from pics_data.options import NEEDS_VIEWS, NEEDS_ZERO123, RANGES, RayOptions, ViewOptions, check_ranges, option_of
 
 if TYPE_CHECKING:
     from pics_data.sources.scenes import SceneSettings
@@ -179,14 +179,6 @@ class BuildConfig(ViewOptions, RayOptions):
             ("max_holes", -1, 1_000_000),
             ("max_border", 0, 1),
             ("min_edge", 0, 1),
-            ("gpus_per_worker", 0, 1_000),
-            ("predictors", 1, 100_000),
-            ("num_views", 1, 100),
-            ("view_steps", 1, 1_000),
-            ("view_guidance", 1, 100),
-            ("view_batch", 1, 4_096),
-            ("rotations", 0, 100),
-            ("rotation", 0, 180),
             ("val_fraction", 0, 1),
             ("shard_samples", 0, 1_000_000),
             ("size", 0, 16_384),
@@ -197,12 +189,8 @@ class BuildConfig(ViewOptions, RayOptions):
             ("scene_size", 32, 2_048),
             ("max_pixels", 1, 2**63 - 1),
             ("max_reject_fraction", 0, 1),
-            ("workers", 0, 100_000),
         )
-        for name, low, high in ranges:
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"{_option(name)} {value}: expected {low} to {high}")
+        check_ranges(self, (*ranges, *RANGES))
         if self.min_iou >= self.max_iou:
             raise UserError(f"--min-iou {self.min_iou} is not below --max-iou {self.max_iou}; no two objects would fit")
         self._check_idle()
@@ -225,7 +213,7 @@ class BuildConfig(ViewOptions, RayOptions):
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in idle:
             if getattr(self, name) != defaults[name]:
-                raise UserError(f"{_option(name)} has no effect with --source {self.source}; {hint}")
+                raise UserError(f"{option_of(name)} has no effect with --source {self.source}; {hint}")
 
     def _check_masks(self) -> None:
         needed = self.source in MASKLESS
@@ -268,12 +256,8 @@ def check_views(options: ViewOptions, source: str) -> None:
         idle += (("rotation", "--rotations"),)
     for name, needed in idle:
         if getattr(options, name) != defaults[name]:
-            raise UserError(f"{_option(name)} has no effect without {needed}")
+            raise UserError(f"{option_of(name)} has no effect without {needed}")
     if options.views == "zero123" and not options.view_weights:
         raise UserError("--view-weights is missing: --views zero123 needs a local folder or a hub id")
     if options.views == "mesh" and source != "scenes" and meshes is None:
         raise UserError("--meshes is missing: --views mesh needs a folder of meshes, <key>.obj0.glb and so on")
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pics_common import turn
 from pics_data.measure import Box
 
 MARGIN = (1.1, 1.4)
@@ -54,10 +55,7 @@ def on_white(square: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     own, from the photo's own pixels best.
     """
     shown = min(size, square.shape[0])
-    square = shrink(square, shown, shown)
-    around = cv2.bitwise_not(cv2.extractChannel(square, 3))
-    # Saturated: a colour that rounding has lifted above its alpha ends at 255 all the same.
-    return cv2.add(square, cv2.merge([around, around, around, np.zeros_like(around)]))
+    return turn.on_white(shrink(square, shown, shown))
 
 
 def shrink(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

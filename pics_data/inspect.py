@@ -25,9 +25,9 @@ from pics_data.inspect_rules import RULES
 from pics_data.inspect_survey import Place
 from pics_data.inspect_warnings import warnings_of
 from pics_data.progress import TimeLeft
+from pics_data.scenes import MESH_SUFFIXES
 from pics_data.tar_read import DamageError, read_range
 
-MESHES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
 NUM_SHARDS = 20  # rows of the table of shards
 NUM_REMARKS = 12
 
@@ -74,7 +74,7 @@ def _folder_of_meshes(folder: str) -> Path | None:
     path = storage.local_path(folder)
     if any(path.glob("*.tar")) or (path / "index.json").exists() or (path / "recipe.json").exists():
         return None
-    return path if any(found.suffix.lower() in MESHES for found in path.rglob("*")) else None
+    return path if any(found.suffix.lower() in MESH_SUFFIXES for found in path.rglob("*")) else None
 
 
 def _glance(found: Found) -> Section:

@@ -1,13 +1,28 @@
 """Options that several commands share: what is made of each cut-out besides, and what the work runs on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from pics_common.errors import UserError
+
 ViewsBy = Literal["none", "inflate", "mesh", "zero123"]
 
+# The least and the most of the options that both hold; see `check_ranges`.
+RANGES: tuple[tuple[str, float, float], ...] = (
+    ("num_views", 1, 100),
+    ("view_steps", 1, 1_000),
+    ("view_guidance", 1, 100),
+    ("view_batch", 1, 4_096),
+    ("rotations", 0, 100),
+    ("rotation", 0, 180),
+    ("gpus_per_worker", 0, 1_000),
+    ("predictors", 1, 100_000),
+    ("workers", 0, 100_000),
+)
 # What an option is without effect without.
 NEEDS_VIEWS = ("num_views", "require_views")
 NEEDS_ZERO123 = ("view_weights", "view_steps", "view_guidance", "view_batch")
@@ -64,3 +79,16 @@ class ViewsConfig(ViewOptions, RayOptions):
     """Who makes auxiliary views of each object; see `pics-data build --help`."""
     meshes: Path | None = None
     """Folder of meshes of the objects, <key>.obj0.glb and so on (--views mesh)."""
+
+
+def check_ranges(config: object, ranges: Iterable[tuple[str, float, float]]) -> None:
+    """Raises `UserError` for the first of the named values that is not within its bounds, both included."""
+    for name, low, high in ranges:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise UserError(f"{option_of(name)} {value}: expected {low} to {high}")
+
+
+def option_of(name: str) -> str:
+    """A setting's name as an option: `num_views` -> `--num-views`."""
+    return "--" + name.replace("_", "-")

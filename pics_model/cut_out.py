@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from pics_common.errors import UserError
 from pics_common.masks import clean
-from pics_common.saliency import Saliency, load_saliency
-
-THRESHOLD = 128  # of saliency, for what belongs to the object
+from pics_common.saliency import THRESHOLD, Saliency, load_saliency
 
 
 @dataclass(slots=True)

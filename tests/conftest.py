@@ -1,5 +1,6 @@
 """Shared by all tests: where the real photos are, if they are here."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,13 @@ def shared_reference() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden tensors at {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def same_threads_for_later_tests() -> Iterator[None]:
+    """A predictor or a generator sets torch's number of threads, for the whole process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

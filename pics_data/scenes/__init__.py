@@ -6,3 +6,5 @@ placing -> arranging (kinds of scenes) -> mood, layout (a seed becomes a scene, 
 background -> render (a scene becomes pixels and truth).
 World units are about the size of an object; z is up, the ground is z = 0, the camera stands at -y and looks to +y.
 """
+
+MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")  # of the mesh files that can be read

@@ -11,11 +11,11 @@ import trimesh
 from numpy.typing import NDArray
 
 from pics_common.errors import UserError, require_folder
+from pics_data.scenes import MESH_SUFFIXES
 from pics_data.scenes.materials import Array, to_linear
 from pics_data.scenes.rays import Hits, Tree, blend
 from pics_data.scenes.solids import Ints, Solid, corner_normals, grounded
 
-SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
 Z_UP = (".stl",)  # the other formats have y up, by their standard or by habit
 MAX_TEXTURE = 512  # pixels; objects are at most half a picture wide
 MAX_FACES = 400_000
@@ -64,9 +64,9 @@ def mesh_files(folder: str) -> tuple[Path, ...]:
     if not folder:
         return ()
     root = require_folder(Path(folder), "meshes")
-    found = [p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+    found = [p for p in root.rglob("*") if p.suffix.lower() in MESH_SUFFIXES and p.is_file()]
     if not found:
-        raise UserError(f"meshes: {root} holds no mesh; expected files ending in {', '.join(SUFFIXES)}")
+        raise UserError(f"meshes: {root} holds no mesh; expected files ending in {', '.join(MESH_SUFFIXES)}")
     return tuple(sorted(found, key=lambda p: p.relative_to(root).as_posix()))
 
 

@@ -21,7 +21,7 @@ from pics_data.build import lock_folder
 from pics_data.config import BuildConfig, check_views
 from pics_data.ledger import INDEX_KIND
 from pics_data.mixture import members_of_identity
-from pics_data.options import ViewOptions, ViewsConfig
+from pics_data.options import RANGES, ViewOptions, ViewsConfig, check_ranges
 from pics_data.parquet_read import read_batches
 from pics_data.pipeline import WINDOW, check_address, engine, map_by_actors, map_by_tasks, marks_of, told_as_user_errors
 from pics_data.progress import Progress, say
@@ -72,12 +72,7 @@ def add_views(config: ViewsConfig) -> ViewsResult:
 
 
 def _check(config: ViewsConfig) -> None:
-    ranges = (("num_views", 1, 100), ("view_steps", 1, 1_000), ("view_guidance", 1, 100), ("view_batch", 1, 4_096),
-              ("rotations", 0, 100), ("rotation", 0, 180), ("workers", 0, 100_000), ("predictors", 1, 100_000),
-              ("gpus_per_worker", 0, 1_000))  # fmt: skip
-    for name, low, high in ranges:
-        if not low <= getattr(config, name) <= high:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected {low} to {high}")
+    check_ranges(config, RANGES)
     if config.views == "none" and not config.rotations:
         raise UserError("pics-data views: nothing to do; give --views or --rotations")
     if config.meshes is not None and config.views != "mesh":

@@ -13,8 +13,9 @@ import numpy as np
 
 from pics_common.errors import UserError
 from pics_data.records import RejectError
+from pics_data.scenes import MESH_SUFFIXES
 from pics_data.scenes.materials import Material, albedo
-from pics_data.scenes.meshes import SUFFIXES, load_model, mesh_files
+from pics_data.scenes.meshes import load_model, mesh_files
 from pics_data.scenes.rays import Array, Hits, Pose, blend, rotate
 from pics_data.scenes.render import develop
 from pics_data.scenes.scene import Body, Placed
@@ -46,7 +47,7 @@ def of_folder(folder: str) -> Generator:
         for cutout, views in zip(cutouts, cameras, strict=True):
             name = f"{cutout.key}.obj{cutout.index}"
             if name not in files:
-                yield RejectError("no mesh", f"{folder} holds no {name}{{{','.join(SUFFIXES)}}}")
+                yield RejectError("no mesh", f"{folder} holds no {name}{{{','.join(MESH_SUFFIXES)}}}")
                 continue
             try:
                 yield views_of_file(files[name], views, cutout.rgba.shape[0])

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,7 @@ from tests.data.checkpoints_for_tests import bright_sam, random_sam, random_sam2
 SIZES = [(90, 160), (160, 90), (300, 301), (40, 33), (5, 400)]  # height, width
 
 
-@pytest.fixture(autouse=True, scope="module")
-def same_threads_for_later_tests() -> Iterator[None]:
-    """A predictor sets torch's number of threads, for the whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_threads_for_later_tests")
 
 
 @pytest.fixture(scope="module")

@@ -33,12 +33,7 @@ from tests.data.zero123_for_tests import PROJECTIONS, WIDTH, Layout, hub_of, ran
 LAYOUTS: tuple[Layout, ...] = ("kxic", "bennyguo")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def same_threads_for_later_tests() -> Iterator[None]:
-    """A generator sets torch's number of threads, for the whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_threads_for_later_tests")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ that is all there is.
 """
 
 import hashlib
-import importlib.util
 import json
 import re
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any, Final
 
 from pics_common import storage
 from pics_common.errors import UserError
+from pics_common.saliency import require_packages as _require_packages
 from pics_data.predict.weights import HUB_ID, PICKLES
 
 HINT: Final = "give a folder in diffusers' layout, or a hub id such as ashawkey/zero123-xl-diffusers"
@@ -58,12 +58,7 @@ class Weights:
 
 def require_packages() -> None:
     """Raises `UserError` that says what to install if a package is missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise UserError(
-            f"--views zero123: {' and '.join(missing)} {verb} not installed; pip install 'pics-compositing[views]'"
-        )
+    _require_packages("--views zero123", *PACKAGES, extra="views")
 
 
 def find_weights(weights: str) -> Weights:
