@@ -22,7 +22,7 @@ from pics_data.scenes.scene import Body, Placed
 from pics_data.scenes.solids import corner_normals, dot
 from pics_data.views import Cutout, Generator, Picture, ViewCamera
 from pics_data.views.light import Lamp, lit, openness
-from pics_data.views.raycast import Subject, cameras_around, photograph
+from pics_data.views.raycast import Subject, cameras_around, middle_of, photograph
 
 if TYPE_CHECKING:
     from pics_data.sources.scenes import SceneSettings
@@ -80,15 +80,14 @@ def views_of_file(path: Path, views: Sequence[ViewCamera], size: int) -> list[Pi
     model = load_model(path)
     body = Body(model.solid, model.tree, GREY, model.skin, model.corners)
     here = Placed(body, Pose(np.eye(3, dtype=np.float32), 1.0, np.zeros(3, np.float32)))
-    points = here.points
-    eye = (points.min(0) + points.max(0)) / 2 - np.array([0, DISTANCE, 0], np.float32)
+    eye = middle_of(here.points) - np.array([0, DISTANCE, 0], np.float32)
     return views_of_placed(here, eye, STUDIO, views, size)
 
 
 def views_of_placed(thing: Placed, eye: Array, lamp: Lamp, views: Sequence[ViewCamera], size: int) -> list[Picture]:
     """A thing in its world under a lamp, from each of `views`, which are relative to a camera at `eye` [3]."""
     points = thing.points
-    away = eye - (points.min(0) + points.max(0)) / 2
+    away = eye - middle_of(points)
     distance = float(np.sqrt((away * away).sum()))
     azimuth = float(np.degrees(np.arctan2(away[0], -away[1])))
     own = ViewCamera(azimuth, float(np.degrees(np.arcsin(away[2] / distance))))
@@ -103,22 +102,26 @@ def _shading(thing: Placed, lamp: Lamp) -> "partial[Array]":
     free = np.ones((len(solid.faces), 3), np.float32)
     if not solid.convex:
         free = openness(solid.vertices, solid.faces, corners, body.tree)
-    return partial(_shade, thing, lamp, corners, free)
+    columns = [corners, free[..., None]]
+    if body.skin is not None and not body.skin.images:
+        columns.append(body.skin.colors)
+    return partial(_shade, thing, lamp, np.concatenate(columns, axis=2))
 
 
-def _shade(
-    thing: Placed, lamp: Lamp, corners: Array, free: Array, hits: Hits, points: Array, directions: Array
-) -> Array:
-    """See `Subject`."""
+def _shade(thing: Placed, lamp: Lamp, corners: Array, hits: Hits, points: Array, directions: Array) -> Array:
+    """See `Subject`. What is known at `corners` [F, 3, C]: normals, openness, and the colours of a skin without
+    textures."""
     body, pose = thing.body, thing.pose
-    own = blend(corners, hits)
+    known = blend(corners, hits)  # all at once: to look up the faces is most of the work
+    own, free = known[:, :3], known[:, 3]
     own /= np.maximum(np.sqrt(dot(own, own)), 1e-9)[:, None]
-    if body.skin is not None:
+    if known.shape[1] > 4:
+        color = known[:, 4:]
+    elif body.skin is not None:
         color = body.skin.at(hits)
     else:
         color = albedo(body.material, body.solid.wrap, pose.to_own(points), own)
     normals = rotate(pose.turn, own)
     if not body.solid.closed:  # the back of an open surface is lit as its front would be
-        behind = dot(normals, directions) > 0
-        normals = np.where(behind[:, None], -normals, normals)
-    return develop(lit(color, normals, blend(free[..., None], hits)[:, 0], lamp)).astype(np.float32)
+        normals[dot(normals, directions) > 0] *= -1
+    return develop(lit(color, normals, free, lamp)).astype(np.float32)

@@ -6,6 +6,7 @@ A pixel is one ray; where an outline passes, `EDGE_RAYS` of them: hits that are 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pics_data.scenes.camera import Camera
-from pics_data.scenes.rays import Array, Hits, Pose, Tree, rotate
-from pics_data.scenes.solids import Ints, dot
+from pics_data.scenes.rays import Array, Hits, Pose, Tree
+from pics_data.scenes.solids import Ints
 from pics_data.views import Picture, ViewCamera
 
 FILL = 0.8  # of the picture that the largest view of an object takes up
@@ -23,11 +24,11 @@ EDGE_COLORS = 3  # of the rays that hit, so many give the pixel its colour
 STEP = 0.02  # of the object's size: a jump in depth that is an outline within the object
 Floats = NDArray[np.floating[Any]]
 # Where in a pixel its rays pass: each of eight rows and columns once, and any few in a row are far apart.
-_ACROSS = (np.array([0, 4, 2, 6, 1, 5, 3, 7]) + 0.5) / EDGE_RAYS
-_DOWN = (np.array([2, 5, 7, 0, 6, 3, 1, 4]) + 0.5) / EDGE_RAYS
+_ACROSS = ((np.array([0, 4, 2, 6, 1, 5, 3, 7]) + 0.5) / EDGE_RAYS).astype(np.float32)
+_DOWN = ((np.array([2, 5, 7, 0, 6, 3, 1, 4]) + 0.5) / EDGE_RAYS).astype(np.float32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """What is photographed: its vertices `points` [V, 3] in the world and its `faces` [F, 3], the ray tree over them at
     a pose, and its colours.
@@ -41,6 +42,24 @@ class Subject:
     tree: Tree
     shade: Callable[[Hits, Array, Array], Array]
     pose: Pose = field(default_factory=lambda: Pose(np.eye(3, dtype=np.float32), 1.0, np.zeros(3, np.float32)))
+
+    @cached_property
+    def size(self) -> float:
+        """Its longest side."""
+        low, high = bounds(self.points)
+        return float((high - low).max())
+
+
+def bounds(points: Array) -> tuple[Array, Array]:
+    """The lowest and the highest coordinates [D] of points [N, D]."""
+    columns = np.ascontiguousarray(points.T)  # numpy is many times as fast along long rows
+    return columns.min(1), columns.max(1)
+
+
+def middle_of(points: Array) -> Array:
+    """The middle [D] of the box around points [N, D]."""
+    low, high = bounds(points)
+    return np.asarray((low + high) / 2, np.float32)
 
 
 def orbit(target: Array, distance: float, azimuth: float, elevation: float, focal: float) -> Camera:
@@ -61,7 +80,7 @@ def cameras_around(
     `distance` is how far that was, in world units. Of the views and the cut-out's own, the one in which `points` reach
     furthest fills `FILL` of the picture.
     """
-    target = (points.min(0) + points.max(0)) / 2 if middle is None else middle
+    target = middle_of(points) if middle is None else middle
     around = []
     for view in (ViewCamera(0, 0), *views):
         climb = float(np.clip(own.elevation + view.elevation, -89, 89))
@@ -72,20 +91,21 @@ def cameras_around(
 
 def photograph(subject: Subject, camera: Camera, size: int) -> Picture:
     """The picture [size, size, 4] of a subject alone, with straight alpha."""
-    spots = camera.project(subject.points, size)
-    low = np.clip(np.floor(spots.min(0)).astype(int) - 1, 0, size - 1)
-    high = np.clip(np.ceil(spots.max(0)).astype(int) + 1, low + 1, size)
+    first, last = bounds(camera.project(subject.points, size))
+    low = np.clip(np.floor(first).astype(int) - 1, 0, size - 1)
+    high = np.clip(np.ceil(last).astype(int) + 1, low + 1, size)
     left, top, wide, tall = int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])
-    hits = subject.tree.first(subject.pose, camera.position, camera.rays(size, left, top, left + wide, top + tall))
+    rays = camera.rays(size, left, top, left + wide, top + tall)
+    hits = subject.tree.first(subject.pose, camera.position, rays)
 
     depth = np.full(tall * wide, np.inf, np.float32)
     depth[hits.ray] = hits.depth
-    edge = _outlines(depth.reshape(tall, wide), STEP * float(np.ptp(subject.points, axis=0).max())).ravel()
+    edge = _outlines(depth.reshape(tall, wide), STEP * subject.size).ravel()
     inner = np.flatnonzero(~edge[hits.ray])
     inside = Hits(hits.ray[inner], hits.depth[inner], hits.face[inner], hits.weights[inner])
 
     out = np.zeros((tall * wide, 4), np.float32)
-    out[inside.ray, :3] = _shaded(subject, camera, inside, _pixel_directions(camera, size, left, top, wide, inside.ray))
+    out[inside.ray, :3] = _shaded(subject, camera, inside, rays)
     out[inside.ray, 3] = 255
     _soften(out, np.flatnonzero(edge), subject, camera, (size, left, top, wide))
     picture = np.zeros((size, size, 4), np.uint8)
@@ -110,9 +130,9 @@ def _soften(
     if not len(edge):
         return
     size, left, top, wide = window
-    x = (edge % wide + left)[:, None] + _ACROSS
-    y = (edge // wide + top)[:, None] + _DOWN
-    rays = _directions(camera, size, x.ravel(), y.ravel())
+    x = (edge % wide + left).astype(np.float32)[:, None] + _ACROSS
+    y = (edge // wide + top).astype(np.float32)[:, None] + _DOWN
+    rays = camera.through(x.ravel(), y.ravel(), size)
     hits = subject.tree.first(subject.pose, camera.position, rays)
     pixel = hits.ray // EDGE_RAYS
     count = np.bincount(pixel, minlength=len(edge))
@@ -121,25 +141,15 @@ def _soften(
     rank = np.arange(len(pixel)) - np.repeat(np.cumsum(count) - count, count)
     few = np.flatnonzero(rank < EDGE_COLORS)
     colored = Hits(hits.ray[few], hits.depth[few], hits.face[few], hits.weights[few])
-    colors = _shaded(subject, camera, colored, np.take(rays, colored.ray, axis=0))
+    colors = _shaded(subject, camera, colored, rays)
     for channel in range(3):
         sums = np.bincount(pixel[few], colors[:, channel], minlength=len(edge))
         out[edge, channel] = sums / np.clip(count, 1, EDGE_COLORS)
 
 
-def _shaded(subject: Subject, camera: Camera, hits: Hits, directions: Array) -> Array:
+def _shaded(subject: Subject, camera: Camera, hits: Hits, rays: Array) -> Array:
+    """Colours [M, 3] at the hits of `rays` [N, 3]."""
     if not len(hits.ray):
         return np.zeros((0, 3), np.float32)
+    directions = np.take(rays, hits.ray, axis=0)
     return subject.shade(hits, camera.position + directions * hits.depth[:, None], directions)
-
-
-def _pixel_directions(camera: Camera, size: int, left: int, top: int, wide: int, pixel: NDArray[np.int64]) -> Array:
-    return _directions(camera, size, pixel % wide + (left + 0.5), pixel // wide + (top + 0.5))
-
-
-def _directions(camera: Camera, size: int, x: Floats, y: Floats) -> Array:
-    """Unit directions [M, 3] through the places x, y [M] of a picture, in pixels."""
-    own = np.empty((len(x), 3), np.float32)
-    own[:, 0], own[:, 1], own[:, 2] = (x * (2 / size) - 1) / camera.focal, (y * (2 / size) - 1) / camera.focal, 1
-    own /= np.sqrt(dot(own, own))[:, None]
-    return rotate(camera.axes.T, own)
