@@ -12,9 +12,8 @@ from PIL import Image, ImageOps
 
 from pics_common.errors import UserError
 from pics_model.cut_out import Cut
+from pics_model.fast_pictures import MAX_PIXELS, MAX_SIDE, decode_jpeg, decode_rgba_png, within_limits
 
-MAX_PIXELS = 100_000_000
-MAX_SIDE = 20_000  # a long strip is framed in a square of its longer side
 NEAR_WHITE = 245
 # What Pillow's decoders raise on broken files.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
@@ -29,7 +28,7 @@ def _open(data: bytes, name: str, upright: bool) -> Image.Image:
     try:
         picture: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         width, height = picture.size
-        if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
+        if within_limits(width, height):
             picture.load()
             return ImageOps.exif_transpose(picture) if upright else picture
     except BROKEN as error:
@@ -41,7 +40,8 @@ def _open(data: bytes, name: str, upright: bool) -> Image.Image:
 
 def read_photo(data: bytes, name: str, upright: bool = False) -> NDArray[np.uint8]:
     """[H, W, 3] uint8."""
-    return as_photo(_open(data, name, upright))
+    photo = None if upright else decode_jpeg(data)
+    return as_photo(_open(data, name, upright)) if photo is None else photo
 
 
 def as_photo(picture: Image.Image) -> NDArray[np.uint8]:
@@ -80,7 +80,10 @@ def read_object(
     data: bytes, name: str, upright: bool = False, on_white: bool = False, cut: Cut | None = None
 ) -> NDArray[np.uint8]:
     """An object picture, [H, W, 4] uint8 RGBA with the colour on white: see `as_object`."""
-    return as_object(_open(data, name, upright), name, on_white, cut)
+    rgba = decode_rgba_png(data) if on_white and not upright else None
+    if rgba is None:
+        return as_object(_open(data, name, upright), name, on_white, cut)
+    return _seen(rgba, name)
 
 
 def as_object(picture: Image.Image, name: str, on_white: bool = False, cut: Cut | None = None) -> NDArray[np.uint8]:
@@ -98,11 +101,14 @@ def as_object(picture: Image.Image, name: str, on_white: bool = False, cut: Cut 
     rgba = np.asarray(picture.convert("RGBA"))
     if cut is not None and not on_white and (rgba[..., 3] == 255).all() and not _stands_on_white(rgba[..., :3]):
         return _whitened(np.dstack([rgba[..., :3], cut(np.ascontiguousarray(rgba[..., :3]), name)]))
-    if not (rgba[..., 3] >= 128).any():
+    _seen(rgba, name)
+    return rgba if on_white else _whitened(rgba)
+
+
+def _seen(rgba: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    if cv2.minMaxLoc(cv2.extractChannel(rgba, 3))[1] < 128:
         raise UserError(f"{name}: nothing but transparent pixels; expected an object")
-    if on_white:
-        return rgba
-    return _whitened(rgba)
+    return rgba
 
 
 def _whitened(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

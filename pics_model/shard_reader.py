@@ -1,17 +1,13 @@
-"""Shards -> examples: which tars, where in them each sample lies, and what it holds (see shards/README.md).
+"""Samples of shards -> examples: what each member holds, decoded and checked (see shards/README.md).
 
-Tar headers are read once; a sample is then read by offset, in any order. Published shards read the same way: they
-lack index, alpha and `meta.json`. Nothing is unpickled, and no member is written anywhere.
+Published shards read the same way: they lack alpha and `meta.json`. Nothing is unpickled, and no member is written
+anywhere.
 """
 
 import json
 import math
-import os
-from array import array
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field
 from itertools import count, islice, takewhile
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,155 +17,16 @@ from pics_common.errors import UserError
 from pics_model.examples import Example, View, camera_of
 from pics_model.framing import tight_box
 from pics_model.pictures import read_mask, read_object, read_photo
-from pics_model.tar_index import tar_members
+from pics_model.shard_set import MissingSplitError as MissingSplitError
+from pics_model.shard_set import Split as Split
+from pics_model.shard_set import find_shards as find_shards
+from pics_model.shard_table import ShardTable as ShardTable
+from pics_model.shard_table import Stored
+from pics_model.shard_table import open_shards as open_shards
 
-Split = Literal["train", "val", "all"]
 Cutouts = Literal["visible", "full", "mix"]
 # An object's number and the angles of its turned pictures -> which of these is taken, or None.
 PickTurned: TypeAlias = Callable[[int, list[float]], int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A tar, and what its index says: how many samples it holds (None without an index), and how often training sees
-    them relative to those of other shards."""
-
-    path: Path
-    num_samples: int | None = None
-    weight: float = 1.0
-
-
-@dataclass(slots=True)
-class ShardTable:
-    """Every sample of some shards: whose shard, its key, its members. Compact, as there may be millions.
-
-    Members of sample i are entries `first[i]` to `first[i + 1]` of `kind`, `offset` and `length`; `kinds` are the
-    names behind the key, `bg.jpg` and so on.
-    """
-
-    shards: list[Shard]
-    keys: list[str] = field(default_factory=list)
-    shard: "array[int]" = field(default_factory=lambda: array("l"))
-    first: "array[int]" = field(default_factory=lambda: array("q", [0]))
-    kind: "array[int]" = field(default_factory=lambda: array("H"))
-    offset: "array[int]" = field(default_factory=lambda: array("q"))
-    length: "array[int]" = field(default_factory=lambda: array("q"))
-    kinds: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def where(self, index: int) -> str:
-        """Shard and key of a sample, for messages."""
-        return f"shard {self.shards[self.shard[index]].path}, key {self.keys[index]}"
-
-    def members(self, index: int) -> dict[str, tuple[int, int]]:
-        """Kind -> (offset, length) of a sample's members."""
-        entries = range(self.first[index], self.first[index + 1])
-        return {self.kinds[self.kind[i]]: (self.offset[i], self.length[i]) for i in entries}
-
-    def num_objects(self, index: int) -> int:
-        """How many of obj0.png, obj1.png, ... a sample has, without a gap."""
-        kinds = self.members(index)
-        return next(k for k in count() if f"obj{k}.png" not in kinds)
-
-    def read(self, index: int, kinds: list[str]) -> dict[str, bytes]:
-        """The bytes of those members of a sample that it has."""
-        members = self.members(index)
-        path = self.shards[self.shard[index]].path
-        out: dict[str, bytes] = {}
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"{self.where(index)}: cannot be read ({error.strerror})") from None
-        try:
-            for kind in kinds:
-                if kind in members:
-                    offset, length = members[kind]
-                    out[kind] = os.pread(handle, length, offset)
-                    if len(out[kind]) != length:
-                        raise UserError(f"{self.where(index)}: the file has shrunk since the start")
-        finally:
-            os.close(handle)
-        return out
-
-
-def open_shards(path: Path, split: Split = "all") -> ShardTable:
-    """Lists the samples of a folder of shards, or of one tar (whose split does not matter).
-
-    Raises `UserError` if there are none, one is missing, cut off or of another length than the index says, or a
-    member has a name that no shard may hold.
-    """
-    table = ShardTable(find_shards(path, split))
-    for number in range(len(table.shards)):
-        _scan(table, number)
-    if not table.keys:
-        raise UserError(f"shards {path}: no sample in {len(table.shards)} tar files")
-    return table
-
-
-def find_shards(path: Path, split: Split = "all") -> list[Shard]:
-    """The tars of `path` in order: those that `index.json` names, or every `.tar` of a folder without one."""
-    if path.is_file():
-        return [Shard(path)]
-    if not path.is_dir():
-        raise UserError(f"shards {path}: does not exist; expected a folder of shards, or a tar")
-    index = path / "index.json"
-    found = _from_index(index) if index.is_file() else [(Shard(tar), "") for tar in sorted(path.glob("*.tar"))]
-    if not found:
-        raise UserError(f"shards {path}: no tar files; build some with `pics-data build`")
-    # Without a word from the index the name tells: published shards are all for training.
-    named = [(shard, said or ("val" if shard.path.name.startswith("val") else "train")) for shard, said in found]
-    chosen = [shard for shard, its_split in named if split in ("all", its_split)]
-    if not chosen:
-        raise UserError(f"shards {path}: {len(found)} tar files, none of split {split}")
-    return chosen
-
-
-def _from_index(index: Path) -> list[tuple[Shard, str]]:
-    try:
-        content = json.loads(index.read_text())
-        entries = [
-            (str(e["url"]), int(e["nsamples"]), str(e.get("split", "")), float(e.get("weight", 1)))
-            for e in content["shardlist"]
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"index {index}: expected `shardlist` of `url` and `nsamples` ({error!r})") from None
-    found = []
-    for url, num_samples, split, weight in entries:
-        if not 0 < weight < math.inf:
-            raise UserError(f"index {index}: weight {weight} of {url}; expected a number above 0")
-        if Path(url).name != url:
-            raise UserError(f"index {index}: url {url!r}; expected the name of a tar beside the index")
-        if not (index.parent / url).is_file():
-            raise UserError(f"index {index}: names {url}, which is not there; build again, or fetch the missing tar")
-        found.append((Shard(index.parent / url, num_samples, weight), split))
-    return found
-
-
-def _scan(table: ShardTable, number: int) -> None:
-    """Reads the tar headers of one shard into the table."""
-    shard = table.shards[number]
-    start = len(table.keys)
-    numbers = {kind: i for i, kind in enumerate(table.kinds)}
-    key = ""
-    for name, offset, length in tar_members(shard.path):
-        its_key, _, kind = name.partition(".")
-        if its_key != key:
-            key = its_key
-            table.keys.append(key)
-            table.shard.append(number)
-            table.first.append(table.first[-1])
-        if kind not in numbers:
-            numbers[kind] = len(table.kinds)
-            table.kinds.append(kind)
-        table.kind.append(numbers[kind])
-        table.offset.append(offset)
-        table.length.append(length)
-        table.first[-1] += 1
-    num_samples = len(table.keys) - start
-    if shard.num_samples not in (None, num_samples):
-        raise UserError(f"shard {shard.path}: {num_samples} samples, the index says {shard.num_samples}; build again")
 
 
 def read_example(
@@ -181,8 +38,12 @@ def read_example(
 
     Raises `UserError` that names shard, key and member for anything that is missing or wrong.
     """
-    kinds, where = table.members(index), table.where(index)
-    num_objects = table.num_objects(index)
+    return decode(table.sample(index), whole, views, pick)
+
+
+def decode(stored: Stored, whole: bool = False, views: int = 0, pick: PickTurned | None = None) -> Example:
+    """`read_example` of a sample at hand."""
+    kinds, where, num_objects = stored.members, stored.where, stored.num_objects
     if not num_objects:
         raise UserError(f"{where}: no obj0.png; expected objects obj0.png, obj1.png, ...")
     names = ["bg.jpg", "meta.json"]
@@ -193,7 +54,9 @@ def read_example(
         names += [pictures[k], f"mask{k}.png"] + ([f"amodal{k}.png"] if whole_here[k] else [])
     seen = [_numbered(kinds, f"obj{k}_view", views) for k in range(num_objects)]
     turned = [_numbered(kinds, f"obj{k}_rot") if pick and not whole_here[k] else [] for k in range(num_objects)]
-    data = table.read(index, names + [name for some in seen + turned for name in some])
+    data = {
+        name: stored.read(name) or b"" for name in names + [n for some in seen + turned for n in some] if name in kinds
+    }
     for name in names:
         if name not in data and name != "meta.json":
             raise UserError(f"{where}: no {name}; expected one for each of {num_objects} objects")
@@ -209,7 +72,7 @@ def read_example(
             pictures[k], angles[k] = some[number], its_angles[number]
     objects = [read_object(data[name], f"{where}, {name}", on_white=True) for name in pictures]
     example = Example(
-        key=table.keys[index],
+        key=stored.key,
         photo=photo,
         objects=objects,
         masks=masks,
