@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pics_common import storage
 from pics_common.errors import UserError
+from pics_common.masks import clean
 
 Saliency = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -121,6 +123,30 @@ def require_packages(asked: str, *names: str, extra: str = "masks") -> None:
         raise UserError(
             f"{asked}: {' and '.join(missing)} {verb} not installed; pip install 'pics-compositing[{extra}]'"
         )
+
+
+def providers_of(device: str, option: str) -> Sequence[str]:
+    """onnxruntime's providers for a device, torch's word for it: `cpu` or `cuda`. Raises `UserError` where a GPU is
+    asked for that the installed onnxruntime cannot use; `option` is what the user gave the network by."""
+    if not device.startswith("cuda"):
+        return CPU
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise UserError(
+            f"{option}: with --gpus-per-worker it needs onnxruntime-gpu, in place of onnxruntime; or leave one out"
+        )
+    return ("CUDAExecutionProvider", *CPU)
+
+
+def alpha_of(saliency: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Saliency [H, W] -> alpha [H, W] of the object without holes and specks: all 0 where there is none.
+
+    Networks are rarely sure of nothing: what is below `THRESHOLD` counts at the object's own edge alone.
+    """
+    mask = clean(saliency >= THRESHOLD)
+    edge = cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return np.where(mask, np.maximum(saliency, THRESHOLD), np.where(edge, saliency, 0)).astype(np.uint8)
 
 
 def is_onnx(weights: str) -> bool:

@@ -73,13 +73,16 @@ def _member(path: Path, weight: float, config: BuildConfig) -> Member:
 
 
 def _with_weights_in_place(config: BuildConfig) -> BuildConfig:
-    """Local weights by a path that means the same to every process; the id of a hub as it is."""
     return dataclasses.replace(
-        config, mask_weights=_in_place(config.mask_weights), view_weights=_in_place(config.view_weights)
+        config,
+        mask_weights=in_place(config.mask_weights),
+        view_weights=in_place(config.view_weights),
+        view_saliency=in_place(config.view_saliency),
     )
 
 
-def _in_place(weights: str) -> str:
+def in_place(weights: str) -> str:
+    """Local weights by a path that means the same to every process; the id of a hub as it is."""
     return storage.absolute(weights) if weights and Path(weights).exists() else weights
 
 
@@ -128,10 +131,13 @@ def _config(values: Mapping[str, Any]) -> BuildConfig:
 
 def _settings(config: BuildConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
-    if config.masks != "given":
+    if config.masks != "given" or config.view_saliency:
         from pics_data.predict.weights import weights_digest  # the weights' contents count, not their place
 
-        values["mask_weights"] = weights_digest(config.masks, config.mask_weights)
+        if config.masks != "given":
+            values["mask_weights"] = weights_digest(config.masks, config.mask_weights)
+        if config.view_saliency:
+            values["view_saliency"] = weights_digest("rembg", config.view_saliency)
     if config.views == "zero123":
         from pics_data.views import zero123
 

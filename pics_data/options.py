@@ -25,7 +25,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
 )
 # What an option is without effect without.
 NEEDS_VIEWS = ("num_views", "require_views")
-NEEDS_ZERO123 = ("view_weights", "view_steps", "view_guidance", "view_batch")
+NEEDS_ZERO123 = ("view_weights", "view_steps", "view_guidance", "view_batch", "view_saliency")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class ViewOptions:
     """Guidance scale of a view (zero123); 1: none."""
     view_batch: int = 8
     """Views that go through the network together (zero123)."""
+    view_saliency: str = ""
+    """Network that finds the object in the pictures of zero123: an ONNX file such as u2net.onnx, or a rembg session;
+    none: what is not white is the object."""
     rotations: int = 0
     """Copies of each cut-out, turned in the plane."""
     rotation: float = 30.0

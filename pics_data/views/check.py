@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pics_common.saliency import check_saliency
 from pics_data.config import BuildConfig
 from pics_data.options import ViewOptions
 
@@ -15,6 +16,8 @@ def check_generator(options: ViewOptions, configs: Sequence[BuildConfig]) -> Non
         from pics_data.views import zero123
 
         zero123.check(options.view_weights)
+        if options.view_saliency:
+            check_saliency(options.view_saliency, "--view-saliency")
     if options.views == "mesh":
         from pics_data.scenes.meshes import mesh_files
 

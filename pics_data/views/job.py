@@ -20,10 +20,11 @@ from pics_common.errors import UserError
 from pics_data.build import lock_folder
 from pics_data.config import BuildConfig, check_views
 from pics_data.ledger import INDEX_KIND
-from pics_data.mixture import members_of_identity
+from pics_data.mixture import in_place, members_of_identity
 from pics_data.options import RANGES, ViewOptions, ViewsConfig, check_ranges
 from pics_data.parquet_read import read_batches
 from pics_data.pipeline import WINDOW, check_address, engine, map_by_actors, map_by_tasks, marks_of, told_as_user_errors
+from pics_data.predict.weights import weights_digest
 from pics_data.progress import Progress, say
 from pics_data.records import Reject
 from pics_data.reject_file import RejectFile
@@ -55,7 +56,13 @@ def add_views(config: ViewsConfig) -> ViewsResult:
     Raises `UserError` for bad input, before anything is written, and for an `out` that holds something else.
     """
     _check(config)
-    config = dataclasses.replace(config, folder=storage.absolute(config.folder), out=storage.absolute(config.out))
+    config = dataclasses.replace(
+        config,
+        folder=storage.absolute(config.folder),
+        out=storage.absolute(config.out),
+        view_weights=in_place(config.view_weights),
+        view_saliency=in_place(config.view_saliency),
+    )
     if not config.folder or config.folder == config.out:
         raise UserError("pics-data views: give a folder of shards, and another one as --out")
     if storage.file_size(storage.join(config.folder, "index.json")) is None:
@@ -115,6 +122,8 @@ def _recipe(config: ViewsConfig, index: Index) -> dict[str, Any]:
         from pics_data.views import zero123
 
         values["view_weights"] = zero123.weights_digest(config.view_weights)
+        if config.view_saliency:
+            values["view_saliency"] = weights_digest("rembg", config.view_saliency)
     digest = hashlib.sha256("".join(entry.sha256 for entry in index.entries).encode()).hexdigest()
     return {**values, "meshes": str(config.meshes.absolute()) if config.meshes else "", "shards_sha256": digest}
 

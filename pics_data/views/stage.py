@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from pics_common.saliency import load_saliency, providers_of
 from pics_common.turn import on_white, premultiplied
 from pics_data import codecs
 from pics_data.config import BuildConfig
@@ -41,13 +42,18 @@ def load_generator(options: ViewOptions, config: BuildConfig) -> Generator:
         return mesh.of_folder(str(config.meshes))
     from pics_data.views import zero123
 
+    device, saliency = "cuda" if config.gpus_per_worker else "cpu", None
+    if options.view_saliency:
+        providers = providers_of(device, "--view-saliency")
+        saliency = load_saliency(options.view_saliency, "--view-saliency", providers=providers)
     return zero123.load(
         options.view_weights,
-        "cuda" if config.gpus_per_worker else "cpu",
+        device,
         num_steps=options.view_steps,
         guidance_scale=options.view_guidance,
         batch=options.view_batch,
         seed=config.seed,
+        saliency=saliency,
     )
 
 

@@ -8,8 +8,8 @@ batches. Torch, diffusers and transformers are imported only by `load`.
 
 from typing import Final
 
+from pics_common.saliency import Saliency
 from pics_data.views import Generator
-from pics_data.views.zero123.picture import Saliency
 from pics_data.views.zero123.weights import find_weights, require_packages, weights_digest
 
 __all__ = ["GUIDANCE_SCALE", "NUM_STEPS", "check", "load", "weights_digest"]

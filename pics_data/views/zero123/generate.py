@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pics_common.saliency import Saliency
 from pics_data.records import RejectError
 from pics_data.views import Cutout, Generator, Picture, ViewCamera
 from pics_data.views.zero123.network import Condition, Network, decode, denoise, encode
-from pics_data.views.zero123.picture import Framed, Rgb, Saliency, cut_out, frame, unframe
+from pics_data.views.zero123.picture import Framed, Rgb, cut_out, frame, unframe
 
 # From the middle of an object whose longest side is 1 to the camera, in training: U(1.5, 2.2), of which this is the
 # mean (objaverse-rendering/scripts/blender_script.py). A cut-out does not tell its own.

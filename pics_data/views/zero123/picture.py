@@ -5,7 +5,6 @@ all uint8. A window is (left, top, side): a square of a picture, in its pixels, 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pics_common.saliency import Saliency, alpha_of
 from pics_data.predict.regions import Mask, clean, tight_box
 from pics_data.records import RejectError
 from pics_data.views import Picture
 
 Rgb = NDArray[np.uint8]
 Window = tuple[float, float, float]
-# RGB [H, W, 3] -> [H, W], 0 background to 255 foreground; `SaliencyPredictor.saliency` is one.
-Saliency = Callable[[Rgb], NDArray[np.uint8]]
 
 SIDE: Final = 256
 # Of the picture's side, for the object's longer one: `load_and_preprocess` in the authors' ldm/util.py, 200 of 256.
@@ -111,7 +109,7 @@ def cut_out(rgb: Rgb, saliency: Saliency | None = None) -> Picture:
     outline is lost; a shadow on the ground belongs to the object.
     Raises `RejectError` where no object is found, or no background.
     """
-    alpha = alpha_on_white(rgb) if saliency is None else saliency(rgb)
+    alpha = alpha_on_white(rgb) if saliency is None else alpha_of(saliency(rgb))
     if not (alpha >= VISIBLE).any():
         raise RejectError("empty view")
     if (alpha >= VISIBLE).all():
