@@ -1,4 +1,4 @@
-"""`pics-data build | plan | views | verify | inspect`."""
+"""`pics-data build | plan | views | encode | verify | inspect`."""
 
 import difflib
 import sys
@@ -12,6 +12,7 @@ import tyro
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
 from pics_data.config import BuildConfig
+from pics_data.encode.options import EncodeConfig
 from pics_data.options import ViewsConfig
 
 PathOrUrl = Annotated[str, tyro.conf.arg(metavar="PATH-OR-URL")]
@@ -65,6 +66,13 @@ def views_command(config: ViewsConfig) -> int:
     return 0
 
 
+def encode_command(config: EncodeConfig) -> int:
+    from pics_data.encode.job import encode, encode_summary
+
+    print(encode_summary(encode(config)))
+    return 0
+
+
 def verify_command(config: VerifyConfig) -> int:
     from pics_data.verify import verify
 
@@ -91,6 +99,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
         "Chooses compositions and writes the plan alone; `build` then goes on from it.",
     ),
     "views": (ViewsConfig, views_command, str(ViewsConfig.__doc__)),
+    "encode": (EncodeConfig, encode_command, str(EncodeConfig.__doc__)),
     "verify": (VerifyConfig, verify_command, str(VerifyConfig.__doc__)),
     "inspect": (InspectConfig, inspect_command, str(InspectConfig.__doc__)),
 }
@@ -115,8 +124,9 @@ def run(argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("pics_"):
             raise
+        extras = "data,model" if argv[0] == "encode" else "data"
         raise UserError(
-            f"pics-data {argv[0]}: `{error.name}` is not installed; pip install 'pics-compositing[data]' brings it"
+            f"pics-data {argv[0]}: `{error.name}` is not installed; pip install 'pics-compositing[{extras}]' brings it"
         ) from None
 
 
