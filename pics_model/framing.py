@@ -23,6 +23,11 @@ class Frame:
     y: int
     side: int
 
+    def reduced(self, by: int) -> "Frame":
+        """The same square of the photo at a whole fraction of its size."""
+        assert all(value % by == 0 for value in (self.x, self.y, self.side)), "a frame that cuts through pixels"
+        return Frame(self.x // by, self.y // by, self.side // by)
+
 
 def frame_photo(height: int, width: int) -> Frame:
     """The published frame: the whole photo in the middle of a square, padding on the two shorter sides."""
@@ -95,12 +100,54 @@ def cut(image: NDArray[np.uint8], frame: Frame, fill: tuple[int, ...] | None = N
     return np.asarray(cv2.copyMakeBorder(inner, top, bottom, left, right, kind, value=fill or ()), np.uint8)
 
 
+def frame_picture(image: NDArray[np.uint8], frame: Frame, size: int) -> tuple[NDArray[np.uint8], tuple[slice, slice]]:
+    """`cut` and `resize` of the frame of a photo [H, W, 3], 0 in the padding: [R, R, 3], and the rows and columns that
+    the photo touches. The photo's border is repeated into the padding before it is resized, so that no black bleeds
+    into its edge pixels."""
+    touched = cells((0, 0, image.shape[1], image.shape[0]), frame, size)
+    # Padding need not be resized. `step` pixels of the frame are `whole` pixels of its picture, both whole numbers: a
+    # part that begins and ends with such a step comes out as it would in the whole.
+    common = math.gcd(frame.side, size)
+    step, whole = frame.side // common, size // common
+    spans = [(span.start // whole, -(-span.stop // whole)) for span in touched]
+    (top, bottom), (left, right) = spans
+    part = _padded(image, frame.x + left * step, frame.y + top * step, (right - left) * step, (bottom - top) * step)
+    out = np.zeros((size, size, image.shape[2]), np.uint8)
+    rows, columns = touched
+    resized = _resized(part, (bottom - top) * whole, (right - left) * whole)
+    out[rows, columns] = resized[
+        rows.start - top * whole : rows.stop - top * whole, columns.start - left * whole : columns.stop - left * whole
+    ]
+    return out, touched
+
+
+def reduction(frame: Frame, height: int, width: int, size: int) -> int:
+    """The largest n of 1, 2, 4, 8 for which a photo may be reduced to means of n x n pixels before its frame is resized
+    to `size`: each pixel of that is still a mean of whole ones, so that it comes out the same but for rounding."""
+    numbers = (frame.x, frame.y, height, width)
+    return next(n for n in (8, 4, 2, 1) if n == 1 or not (frame.side % (n * size) or any(v % n for v in numbers)))
+
+
+def _padded(image: NDArray[np.uint8], x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    """A rectangle that touches the image, its border repeated outside of it."""
+    inner = image[max(y, 0) : y + height, max(x, 0) : x + width]
+    above, left = max(-y, 0), max(-x, 0)
+    below, right = height - above - inner.shape[0], width - left - inner.shape[1]
+    if not (above or below or left or right):
+        return inner
+    return np.asarray(cv2.copyMakeBorder(inner, above, below, left, right, cv2.BORDER_REPLICATE), np.uint8)
+
+
 def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """A square image resized to [size, size, ...]: by area when shrunk, bicubic when enlarged."""
-    if image.shape[0] == size:
+    return _resized(image, size, size)
+
+
+def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    if image.shape[0] == height:
         return image
-    how = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (size, size), interpolation=how), np.uint8)
+    how = cv2.INTER_AREA if image.shape[0] > height else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
 
 def cells(box: Box, frame: Frame, size: int) -> tuple[slice, slice]:

@@ -26,7 +26,7 @@ from pics_model.framing import (
     enlarge,
     frame_pair,
     frame_photo,
-    resize,
+    frame_picture,
     tight_box,
     to_frame,
 )
@@ -89,10 +89,11 @@ class Inputs:
     white. `boxes` [K, 4] are the objects' enlarged boxes, cut to the photo, as (x0, y0, x1, y1) in the frame's 0 to 1.
     `object_boxes` [K, 4] are, in the same coordinates, the squares that the object pictures show; parts of them may
     lie outside of frame and photo. `regions` [K, R, R] bool hold every pixel that a region touches, `silhouettes`
-    [K, R, R] those that the visible mask fills by half; `valid` [R, R] is False in the padding. `pixel_boxes` [K, 4]
-    are `boxes` in the photo's pixels. `seed` is the sample's own randomness for noise and timestep. `views[k]`
-    [V_k, S, S, 4] uint8 and `cameras[k]` [V_k, 3] float32 (azimuth, elevation, distance, see `View`) are there where
-    the settings ask for views; `texts` are the K words, or none.
+    [K, R, R] those that the visible mask fills by half, None where nobody asked for them; `valid` [R, R] is False in
+    the padding. `pixel_boxes` [K, 4] are `boxes` in the photo's pixels. `seed` is the sample's own randomness for noise
+    and timestep. `views[k]` [V_k, S, S, 4] uint8 and `cameras[k]` [V_k, 3] float32 (azimuth, elevation, distance, see
+    `View`) are there where the settings ask for views; `texts` are the K words, or none. `skipped` says what sample
+    could not be read, in whose place this one stands.
     """
 
     key: str
@@ -101,7 +102,7 @@ class Inputs:
     boxes: NDArray[np.float32]
     object_boxes: NDArray[np.float32]
     regions: NDArray[np.bool_]
-    silhouettes: NDArray[np.bool_]
+    silhouettes: NDArray[np.bool_] | None
     valid: NDArray[np.bool_]
     frame: Frame
     photo_size: tuple[int, int]
@@ -111,6 +112,23 @@ class Inputs:
     views: list[NDArray[np.uint8]] = field(default_factory=list)
     cameras: list[NDArray[np.float32]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    skipped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lean:
+    """What an example for training goes without. `boxes` [K], of the places in the photo, stand for masks that were not
+    read, None where they were; the photo was reduced to means of `reduction` x `reduction` pixels, see `framing`."""
+
+    boxes: list[Box] | None = None
+    reduction: int = 1
+
+
+def frame_of(settings: FramingSettings, boxes: Sequence[Box], height: int, width: int) -> Frame:
+    """The frame of a photo whose objects' places have these tight boxes."""
+    if settings.frame == "photo":
+        return frame_photo(height, width)
+    return frame_pair(boxes, height, width, settings.context)
 
 
 def compose(
@@ -119,40 +137,38 @@ def compose(
     rng: np.random.Generator | None,
     seed: int = 0,
     looks: Sequence[Look] = (),
+    lean: Lean | None = None,
 ) -> Inputs:
     """Frames an example for a model. With `rng` sizes are drawn as in training; without all is deterministic.
 
     The same draws are made for every example of K objects, so that one setting does not shift another's. `looks`, one
-    an object or none at all, are what training changes in the objects' pictures.
+    an object or none at all, are what training changes in the objects' pictures. `lean` says what was left out of the
+    example because training does not need it; there are no `silhouettes` then.
     """
-    height, width = example.photo.shape[:2]
+    reduced = lean.reduction if lean else 1
+    height, width = example.photo.shape[0] * reduced, example.photo.shape[1] * reduced
     places = example.whole_masks or example.masks
-    tight = [tight_box(mask) for mask in places]
-    if settings.frame == "photo":
-        frame = frame_photo(height, width)
-    else:
-        frame = frame_pair(tight, height, width, settings.context)
-    draw = np.full((len(places), 2), 0.5) if rng is None else rng.random((len(places), 2))
+    tight = lean.boxes if lean and lean.boxes is not None else [tight_box(mask) for mask in places]
+    frame = frame_of(settings, tight, height, width)
+    num = len(tight)
+    draw = np.full((num, 2), 0.5) if rng is None else rng.random((num, 2))
     factors = settings.enlarge_min + draw[:, 0] * (settings.enlarge_max - settings.enlarge_min)
     margins = settings.margin_min + draw[:, 1] * (settings.margin_max - settings.margin_min)
     mirrored = rng is not None and rng.random() < settings.flip
 
     size = settings.resolution
-    whole = (0, 0, width, height)
+    target, touched = frame_picture(example.photo, frame.reduced(reduced), size)
     valid = np.zeros((size, size), bool)
-    valid[cells(whole, frame, size)] = True
-    # The photo's border is repeated into the padding before resizing, so that no black bleeds into its edge pixels.
-    target = resize(cut(example.photo, frame), size).copy()
-    target[~valid] = 0
+    valid[touched] = True
     pixel_boxes = [enlarge(box, factor, height, width) for box, factor in zip(tight, factors, strict=True)]
     if settings.region == "box":
         regions = [_fill(box, frame, size) for box in pixel_boxes]
     else:
         grown = [dilate(mask, box, factor) for mask, box, factor in zip(places, tight, factors, strict=True)]
         regions = [_touched(mask, box, frame, size) & valid for mask, box in grown]
-    squares = example.squares or [None] * len(places)
+    squares = example.squares or [None] * num
     cutouts = [PlacedCutout(*each) for each in zip(example.objects, tight, squares, strict=True)]
-    views = [views[: settings.views] for views in example.views] or [[] for _ in places]
+    views = [views[: settings.views] for views in example.views] or [[] for _ in tight]
     if looks:
         cutouts = [change(cutout, look) for cutout, look in zip(cutouts, looks, strict=True)]
         views = [[change_view(view, look) for view in some] for some, look in zip(views, looks, strict=True)]
@@ -170,7 +186,7 @@ def compose(
             [to_frame((x, y, x + side, y + side), frame) for _, (x, y, side) in pictures], np.float32
         ),
         regions=np.stack(regions),
-        silhouettes=np.stack([_filled(mask, frame, size) for mask in example.masks]),
+        silhouettes=None if lean else np.stack([_filled(mask, frame, size) for mask in example.masks]),
         valid=valid,
         frame=frame,
         photo_size=(height, width),
@@ -218,6 +234,8 @@ def _mirror(inputs: Inputs) -> Inputs:
     """Left becomes right in everything that the model sees; for training only, as the photo stays as it was."""
     for name in ("target", "regions", "silhouettes", "valid", "objects"):
         values = getattr(inputs, name)
+        if values is None:
+            continue
         # The horizontal axis is the last of masks and the last but one of pictures.
         axis = values.ndim - (1 if values.dtype == bool else 2)
         setattr(inputs, name, np.ascontiguousarray(np.flip(values, axis)))
@@ -236,10 +254,12 @@ class Batch:
     """B inputs as tensors, K the most objects of any: a missing object has no region, and an empty picture.
 
     `target` [B, R, R, 3] and `objects` [B, K, S, S, 4] uint8; `boxes` and `object_boxes` [B, K, 4] float32; `regions`
-    and `silhouettes` [B, K, R, R], `valid` [B, R, R] bool; `num_objects` and `seeds` [B] int64. See `Inputs`.
+    and `silhouettes` [B, K, R, R], `valid` [B, R, R] bool; `num_objects` and `seeds` [B] int64. `silhouettes` may be
+    None. See `Inputs`.
 
     `views` [B, K, V, S, S, 4] uint8, `view_mask` [B, K, V] bool and `cameras` [B, K, V, 3] float32, V the most views
     of any object, or None where there is no view at all. `texts` are K strings a picture, "" where nothing is said.
+    `skipped` says in a line each what other samples could not be read, in whose places some of these stand.
     """
 
     keys: list[str]
@@ -248,7 +268,7 @@ class Batch:
     boxes: Tensor
     object_boxes: Tensor
     regions: Tensor
-    silhouettes: Tensor
+    silhouettes: Tensor | None
     valid: Tensor
     num_objects: Tensor
     seeds: Tensor
@@ -256,6 +276,7 @@ class Batch:
     view_mask: Tensor | None = None
     cameras: Tensor | None = None
     texts: list[list[str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device; copies run along with the host from pinned memory."""
@@ -271,38 +292,47 @@ class Batch:
         return Batch(**values)
 
 
-def collate(inputs: Sequence[Inputs]) -> Batch:
-    """Stacks inputs of one resolution; those with fewer objects are padded."""
+def in_memory(shape: Sequence[int], dtype: np.dtype[Any]) -> Tensor:
+    """A new tensor, its values not set."""
+    return torch.from_numpy(np.empty(tuple(shape), dtype))
+
+
+def collate(inputs: Sequence[Inputs], new: Callable[[Sequence[int], np.dtype[Any]], Tensor] = in_memory) -> Batch:
+    """Stacks inputs of one resolution; those with fewer objects are padded. `new` makes the tensors."""
     most = max(len(one.objects) for one in inputs)
 
-    def padded(name: str, fill: float) -> Tensor:
+    def padded(name: str, empty: Sequence[int] = (0,)) -> Tensor:
         first: NDArray[np.generic] = getattr(inputs[0], name)
-        out = np.full((len(inputs), most, *first.shape[1:]), fill, first.dtype)
-        for i, one in enumerate(inputs):
-            out[i, : len(one.objects)] = getattr(one, name)
-        return torch.from_numpy(out)
+        out = new((len(inputs), most, *first.shape[1:]), first.dtype)
+        for values, one in zip(out.numpy(), inputs, strict=True):
+            num = len(one.objects)
+            values[:num] = getattr(one, name)
+            values[num:] = np.array(empty, first.dtype)
+        return out
 
-    objects = padded("objects", 255)
-    boxes, object_boxes = padded("boxes", 0), padded("object_boxes", 0)
-    num_objects = torch.tensor([len(one.objects) for one in inputs])
-    for values, empty in ((objects, EMPTY), (boxes, (0, 0, 1, 1)), (object_boxes, (0, 0, 1, 1))):
-        values[torch.arange(most) >= num_objects[:, None]] = torch.tensor(empty, dtype=values.dtype)
+    def stacked(name: str) -> Tensor:
+        first: NDArray[np.generic] = getattr(inputs[0], name)
+        out = new((len(inputs), *first.shape), first.dtype)
+        np.stack([getattr(one, name) for one in inputs], out=out.numpy())
+        return out
+
     views, view_mask, cameras = _padded_views(inputs, most)
     return Batch(
         keys=[one.key for one in inputs],
-        target=torch.from_numpy(np.stack([one.target for one in inputs])),
-        objects=objects,
-        boxes=boxes,
-        object_boxes=object_boxes,
-        regions=padded("regions", 0),
-        silhouettes=padded("silhouettes", 0),
-        valid=torch.from_numpy(np.stack([one.valid for one in inputs])),
-        num_objects=num_objects,
+        target=stacked("target"),
+        objects=padded("objects", EMPTY),
+        boxes=padded("boxes", (0, 0, 1, 1)),
+        object_boxes=padded("object_boxes", (0, 0, 1, 1)),
+        regions=padded("regions"),
+        silhouettes=None if inputs[0].silhouettes is None else padded("silhouettes"),
+        valid=stacked("valid"),
+        num_objects=torch.tensor([len(one.objects) for one in inputs]),
         seeds=torch.tensor([one.seed for one in inputs], dtype=torch.int64),
         views=views,
         view_mask=view_mask,
         cameras=cameras,
         texts=[one.texts + [""] * (most - len(one.texts)) for one in inputs],
+        skipped=[one.skipped for one in inputs if one.skipped],
     )
 
 

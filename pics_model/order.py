@@ -8,7 +8,7 @@ shards, and the entries of a group are permuted: then a run needs the shards of 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
@@ -94,19 +94,25 @@ class Order:
         shard = _find(self.first, entry)
         return shard, int((entry - self.first[shard]) // self.copies[shard])
 
-    def ahead(self, position: int) -> Iterator[int]:
-        """The shards that a run needs from a position on, in the order in which it may need them: without end, or each
-        once where all are needed at any time."""
+    def group_of(self, position: int) -> tuple[int, int]:
+        """(epoch, number) of the group at a position; of the first where all shards are one group."""
         epoch, place = divmod(position, self.num_entries)
+        return (epoch, self._group_at(epoch, place)[0]) if self.group else (0, 0)
+
+    def needed(self, position: int) -> list[int]:
+        """The shards that a run needs next, in the order in which it may need them: those of the group at a position,
+        then those of the next one; or all."""
         if not self.group:
-            yield from (self.sample(entry)[0] for entry in self.first[:-1][self.counts > 0].tolist())
-            return
-        number, _ = self._group_at(epoch, place)
-        while True:
-            visits, starts = self._epoch(epoch)
-            for group in range(number, len(starts) - 1):
-                yield from self.visits[visits[group * self.group : (group + 1) * self.group]].tolist()
-            epoch, number = epoch + 1, 0
+            return [number for number, count in enumerate(self.counts.tolist()) if count]
+        epoch, number = self.group_of(position)
+        following = (epoch, number + 1) if number + 2 < len(self._epoch(epoch)[1]) else (epoch + 1, 0)
+        found = [shard for group in ((epoch, number), following) for shard in self._shards(*group).tolist()]
+        return list(dict.fromkeys(found))
+
+    def most_needed(self, sizes: Sequence[int]) -> int:
+        """The most bytes that shards of `sizes` which are needed at one time may have in all."""
+        most = sorted(sizes, reverse=True)
+        return sum(most[: 2 * self.group] if self.group else most)
 
     def _epoch(self, epoch: int) -> tuple[Numbers, Numbers]:
         """The visits of an epoch in their order, and the place in the epoch at which each group begins, and the end."""
@@ -122,10 +128,16 @@ class Order:
         number = _find(starts, place)
         return number, int(starts[number])
 
+    def _visits(self, epoch: int, number: int) -> Numbers:
+        return self._epoch(epoch)[0][number * self.group : (number + 1) * self.group]
+
+    def _shards(self, epoch: int, number: int) -> Numbers:
+        return self.visits[self._visits(epoch, number)]
+
     def _group(self, epoch: int, number: int) -> Group:
         if (epoch, number) not in self._groups:
-            visits = self._epoch(epoch)[0][number * self.group : (number + 1) * self.group]
-            shards = self.visits[visits]
+            visits = self._visits(epoch, number)
+            shards = self._shards(epoch, number)
             first = _starts(self.counts[shards])
             order = _permutation([self.seed, epoch, WITHIN + number], int(first[-1]))
             _keep_last(self._groups)[epoch, number] = Group(shards, visits - self.first_visit[shards], first, order)

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pics_common import storage
 from pics_common.errors import UserError
 from pics_common.files import write_atomic
 from pics_model.shard_set import Shard
@@ -66,14 +65,14 @@ def load(shard: Shard, folder: Path) -> Starts | None:
 
 def _save(shard: Shard, starts: Starts, folder: Path) -> None:
     saved, stamp, size = _saved(shard, folder)
-    if storage.is_remote(shard.url) or size >= SMALL:
+    if shard.is_remote or size >= SMALL:
         with suppress(OSError):  # a cache that cannot be written costs time, and nothing else
             write_atomic(saved, stamp + starts.tobytes())
 
 
 def _saved(shard: Shard, folder: Path) -> tuple[Path, bytes, int]:
     """Where the list of a shard is saved, what it begins with if it is of the shard as it is, and the tar's size."""
-    if storage.is_remote(shard.url):
+    if shard.is_remote:
         name, size, date = f"{shard.url} {shard.sha256}", shard.size or 0, 0
     else:
         try:

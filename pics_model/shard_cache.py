@@ -38,6 +38,14 @@ class ShardCache:
     def __init__(self, folder: Path, most: int | None = None) -> None:
         self.folder, self.most = folder, DEFAULT_BYTES if most is None else most
 
+    def require_room(self, num_bytes: int) -> None:
+        """Raises `UserError` if so many bytes, which are needed at one time, do not fit."""
+        if num_bytes > self.most:
+            raise UserError(
+                f"cache {self.folder}: may hold {self.most / 1e9:.1f} GB; the shards mixed at one time and those of "
+                f"the next group have {num_bytes / 1e9:.1f} GB: allow it more, or mix fewer shards at a time"
+            )
+
     def path(self, shard: Shard) -> Path:
         """Where a shard is, or will be: named by what it holds, or, where no index says that, by where it came from."""
         known = shard.sha256 or f"{shard.url} {shard.size}"

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from pics_common.errors import UserError
 from pics_model.examples import Example, View, camera_of
-from pics_model.framing import tight_box
+from pics_model.fast_pictures import decode_jpeg, jpeg_size
+from pics_model.framing import Box, reduction, tight_box
+from pics_model.inputs import FramingSettings, Lean, frame_of
 from pics_model.pictures import read_mask, read_object, read_photo
 from pics_model.shard_set import MissingSplitError as MissingSplitError
 from pics_model.shard_set import Split as Split
@@ -27,6 +29,7 @@ from pics_model.shard_table import open_shards as open_shards
 Cutouts = Literal["visible", "full", "mix"]
 # An object's number and the angles of its turned pictures -> which of these is taken, or None.
 PickTurned: TypeAlias = Callable[[int, list[float]], int | None]
+BOXES_SINCE = 2  # version of meta.json from which on `box` is that of the silhouette as stored
 
 
 def read_example(
@@ -38,50 +41,54 @@ def read_example(
 
     Raises `UserError` that names shard, key and member for anything that is missing or wrong.
     """
-    return decode(table.sample(index), whole, views, pick)
+    return decode(table.sample(index), whole, views, pick)[0]
 
 
-def decode(stored: Stored, whole: bool = False, views: int = 0, pick: PickTurned | None = None) -> Example:
-    """`read_example` of a sample at hand."""
+def decode(
+    stored: Stored,
+    whole: bool = False,
+    views: int = 0,
+    pick: PickTurned | None = None,
+    framing: FramingSettings | None = None,
+) -> tuple[Example, Lean]:
+    """`read_example` of a sample at hand. With `framing` it goes without what training by these settings does not need:
+    masks whose boxes are known, and pixels of a large photo that would be averaged anyway."""
     kinds, where, num_objects = stored.members, stored.where, stored.num_objects
     if not num_objects:
         raise UserError(f"{where}: no obj0.png; expected objects obj0.png, obj1.png, ...")
-    names = ["bg.jpg", "meta.json"]
+    names = ["bg.jpg"]
     pictures, whole_here = [], []
     for k in range(num_objects):
         whole_here.append(whole and f"full{k}.png" in kinds and f"amodal{k}.png" in kinds)
         pictures.append(f"full{k}.png" if whole_here[k] else f"obj{k}.png")
         names += [pictures[k], f"mask{k}.png"] + ([f"amodal{k}.png"] if whole_here[k] else [])
-    seen = [_numbered(kinds, f"obj{k}_view", views) for k in range(num_objects)]
-    turned = [_numbered(kinds, f"obj{k}_rot") if pick and not whole_here[k] else [] for k in range(num_objects)]
-    data = {
-        name: stored.read(name) or b"" for name in names + [n for some in seen + turned for n in some] if name in kinds
-    }
     for name in names:
-        if name not in data and name != "meta.json":
+        if name not in kinds:
             raise UserError(f"{where}: no {name}; expected one for each of {num_objects} objects")
-    photo = read_photo(data["bg.jpg"], f"{where}, bg.jpg")
-    size = photo.shape[0], photo.shape[1]
-    masks = [read_mask(data[f"mask{k}.png"], f"{where}, mask{k}.png", size) for k in range(num_objects)]
-    meta = _meta(data.get("meta.json"), where)
+    meta = _meta(stored.read("meta.json") if "meta.json" in kinds else None, where)
+    photo, size, lean = _photo(stored, meta, whole_here, framing)
+    masks: list[NDArray[np.bool_]] = []
+    if lean.boxes is None:
+        masks = [_mask(stored, f"mask{k}.png", size) for k in range(num_objects)]
+    squares = [_square(meta, k, "full_crop" if whole_here[k] else "crop", where) for k in range(num_objects)]
     angles: list[float | None] = [None] * num_objects
-    for k, some in enumerate(turned):
-        its_angles = _rotations(meta, k, len(some), where) if some else []
-        number = pick(k, its_angles) if pick and some else None
+    for k in range(num_objects):
+        turned = _numbered(kinds, f"obj{k}_rot") if pick and not whole_here[k] else []
+        its_angles = _rotations(meta, k, len(turned), where) if turned else []
+        number = pick(k, its_angles) if pick and turned else None
         if number is not None:
-            pictures[k], angles[k] = some[number], its_angles[number]
-    objects = [read_object(data[name], f"{where}, {name}", on_white=True) for name in pictures]
+            pictures[k], angles[k] = turned[number], its_angles[number]
+    objects = [_object_picture(stored, name) for name in pictures]
+    for k, angle in enumerate(angles):
+        if angle is not None:
+            mask = masks[k] if masks else _mask(stored, f"mask{k}.png", size)
+            squares[k] = _turned_square(objects[k], mask)
     example = Example(
         key=stored.key,
         photo=photo,
         objects=objects,
         masks=masks,
-        squares=[
-            _square(meta, k, "full_crop" if whole_here[k] else "crop", where)
-            if angles[k] is None
-            else _turned_square(objects[k], masks[k])
-            for k in range(num_objects)
-        ],
+        squares=squares,
         angles=angles,
         texts=[_text(meta, k) for k in range(num_objects)],
         meta=meta,
@@ -89,17 +96,59 @@ def decode(stored: Stored, whole: bool = False, views: int = 0, pick: PickTurned
     if views:
         example.views = [
             [
-                View(read_object(data[name], f"{where}, {name}", on_white=True), **_camera(meta, k, v, where))
-                for v, name in enumerate(some)
+                View(_object_picture(stored, name), **_camera(meta, k, v, where))
+                for v, name in enumerate(_numbered(kinds, f"obj{k}_view", views))
             ]
-            for k, some in enumerate(seen)
-        ]
-    if any(whole_here):
-        example.whole_masks = [
-            read_mask(data[f"amodal{k}.png"], f"{where}, amodal{k}.png", size) if whole_here[k] else masks[k]
             for k in range(num_objects)
         ]
-    return example
+    if any(whole_here) and masks:
+        example.whole_masks = [
+            _mask(stored, f"amodal{k}.png", size) if whole_here[k] else masks[k] for k in range(num_objects)
+        ]
+    return example, lean
+
+
+def _photo(
+    stored: Stored, meta: dict[str, Any], whole: list[bool], framing: FramingSettings | None
+) -> tuple[NDArray[np.uint8], tuple[int, int], Lean]:
+    """The photo, its true (height, width), and what was left out."""
+    data = stored.read("bg.jpg")
+    size = jpeg_size(data) if framing else None
+    if framing and size:
+        boxes = _boxes(meta, whole, size) if framing.region == "box" else None
+        by = 1
+        if framing.frame == "photo" or boxes is not None:
+            by = reduction(frame_of(framing, boxes or [], *size), *size, framing.resolution)
+        photo = decode_jpeg(data, by)
+        if photo is not None:
+            return photo, size, Lean(boxes, by)
+    photo = read_photo(data, f"{stored.where}, bg.jpg")
+    return photo, (photo.shape[0], photo.shape[1]), Lean()
+
+
+def _mask(stored: Stored, name: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    return read_mask(stored.read(name), f"{stored.where}, {name}", size)
+
+
+def _object_picture(stored: Stored, name: str) -> NDArray[np.uint8]:
+    return read_object(stored.read(name), f"{stored.where}, {name}", on_white=True)
+
+
+def _boxes(meta: dict[str, Any], whole: list[bool], size: tuple[int, int]) -> list[Box] | None:
+    """The tight boxes of masks, or of whole ones, as `meta` has them; None unless all are there and can be."""
+    version = meta.get("schema")
+    if not isinstance(version, int) or version < BOXES_SINCE or meta.get("size") != list(size):
+        return None
+    boxes = []
+    for k, is_whole in enumerate(whole):
+        box = _object(meta, k).get("full_box" if is_whole else "box")
+        if not isinstance(box, list) or len(box) != 4 or any(type(v) is not int for v in box):
+            return None
+        x, y, width, height = box
+        if min(x, y) < 0 or min(width, height) < 1 or x + width > size[1] or y + height > size[0]:
+            return None
+        boxes.append((x, y, x + width, y + height))
+    return boxes
 
 
 def _meta(data: bytes | None, where: str) -> dict[str, Any]:

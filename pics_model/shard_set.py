@@ -44,6 +44,11 @@ class Shard:
         return storage.base_name(self.url)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether it has to be fetched."""
+        return storage.is_remote(self.url)
+
+    @property
     def path(self) -> Path:
         """Path or URL as a path, for its name's parts."""
         return Path(self.url)

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pics_common import storage
 from pics_common.errors import UserError
 from pics_model.sample_index import Starts, count_local, count_samples, load
 from pics_model.shard_cache import FETCHES, ShardCache, default_folder
@@ -54,10 +53,8 @@ class Stored:
         """How many of obj0.png, obj1.png, ... it has, without a gap."""
         return next(k for k in count() if f"obj{k}.png" not in self.members)
 
-    def read(self, kind: str) -> bytes | None:
-        """The bytes of a member; None if the sample has none of this kind."""
-        if kind not in self.members:
-            return None
+    def read(self, kind: str) -> bytes:
+        """The bytes of a member that it has."""
         offset, length = self.members[kind]
         data = os.pread(self.file.descriptor, length, offset)
         if len(data) != length:
@@ -143,11 +140,15 @@ class ShardTable:
             raise UserError(f"shard {shard.url}: cannot be read as a tar ({error})") from None
         return Stored(key, f"shard {shard.url}, key {key}", members, file)
 
+    def has_failed(self, number: int) -> bool:
+        """Whether a shard could not be opened."""
+        return number in self._failed
+
     def renew(self, number: int) -> bool:
         """Whether the local copy of a remote shard had gone bad, so that it is fetched anew when it is next asked for.
         Asked once a shard, as all of it is read for that."""
         shard = self.shards[number]
-        if number in self._renewed or not storage.is_remote(shard.url):
+        if number in self._renewed or not shard.is_remote:
             return False
         self._renewed.add(number)
         if not self.remote.drop_if_damaged(shard):
@@ -183,7 +184,7 @@ class ShardTable:
     def _local(self, number: int) -> Path:
         """The shard's file on this machine, fetched if need be."""
         shard = self.shards[number]
-        if not storage.is_remote(shard.url):
+        if not shard.is_remote:
             return Path(shard.url)
         path = self.remote.fetch(shard)
         assert path is not None
@@ -201,7 +202,7 @@ class ShardTable:
     def _count_bare(self) -> None:
         """Counts the samples of tars that no index tells of, several at a time."""
         bare = [number for number, shard in enumerate(self.shards) if shard.num_samples is None]
-        here = [number for number in bare if not storage.is_remote(self.shards[number].url)]
+        here = [number for number in bare if not self.shards[number].is_remote]
         self._starts.update(zip(here, count_local([self.shards[number] for number in here], self.saved), strict=True))
         remote = [number for number in bare if number not in self._starts]
         for number in remote:

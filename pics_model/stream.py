@@ -1,83 +1,59 @@
 """Shards -> batches: deterministic, resumable, for any number of ranks, workers and shards.
 
-The samples of a run are one endless sequence: epoch after epoch, each a permutation of all samples that depends on
-`seed` and the epoch alone. Batch t of a run is the next `batch_size` of the sequence, and rank r takes its r-th part.
-So there is no last partial batch (a batch may straddle two epochs), every rank has as many steps as the others, each
-epoch holds each sample exactly once over all ranks and workers, and the place in the sequence, samples seen, is all
-that resuming needs. What is drawn for a sample (sizes, turns, colours, noise) depends on seed, epoch and sample: not on
-ranks, workers or batch.
+The samples of a run are one endless sequence, see `order`: epoch after epoch, each in an order that depends on `seed`
+and the epoch alone. Batch t of a run is the next `batch_size` of the sequence, and rank r takes its r-th part. So there
+is no last partial batch (a batch may straddle two epochs), every rank has as many steps as the others, each epoch holds
+each sample exactly once over all ranks and workers, and the place in the sequence, samples seen, is all that resuming
+needs. What is drawn for a sample (sizes, turns, colours, noise) depends on seed, epoch and sample: not on ranks,
+workers, batch, or where the shards lie.
 
 Shards of a mixture have weights: a sample of weight 18 is seen 18 times as often as one of weight 1. An epoch then
 holds each sample as many times as the least whole numbers in the ratio of the weights say; each time other things are
 drawn for it.
 """
 
-import math
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
-from functools import lru_cache
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from pics_common.errors import UserError
-from pics_model.augment import AugmentSettings, Look, draw_looks, pick_stored, stored_as
-from pics_model.inputs import Batch, FramingSettings, Inputs, collate, compose
-from pics_model.shard_reader import Cutouts, PickTurned, Split, open_shards, read_example
+from pics_model.augment import AugmentSettings
+from pics_model.inputs import Batch, FramingSettings
+from pics_model.order import Order, copies_of, rank_positions
+from pics_model.packed import Packed
+from pics_model.samples import NO_CHANGE, Damage, Recipe, Samples, join
+from pics_model.shard_reader import Cutouts
+from pics_model.shard_set import Sources, Split, digest_of, find_shards
+from pics_model.shard_table import ShardTable, filled
 
-NO_CHANGE = AugmentSettings()
-MAX_COPIES = 1000  # of a sample in an epoch
-
-
-@lru_cache(maxsize=2)
-def epoch_order(num_entries: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The permutation of all entries of an epoch: all samples, or all copies of all samples."""
-    return np.random.default_rng([seed, epoch]).permutation(num_entries)
-
-
-def entry_at(position: int, num_entries: int, seed: int) -> tuple[int, int]:
-    """(epoch, entry) at a place of the endless sequence."""
-    epoch, place = divmod(position, num_entries)
-    return epoch, int(epoch_order(num_entries, seed, epoch)[place])
-
-
-def copies_of(weights: Sequence[float]) -> list[int]:
-    """The least whole numbers in the ratio of `weights`. Raises `UserError` where they would be above `MAX_COPIES`."""
-    fractions = [Fraction(weight).limit_denominator(MAX_COPIES) for weight in weights]
-    scale = math.lcm(*(fraction.denominator for fraction in fractions))
-    counts = [int(fraction * scale) for fraction in fractions]
-    common = math.gcd(*counts)
-    if not min(counts) or max(counts) // common > MAX_COPIES:
-        shown = ", ".join(f"{weight:g}" for weight in sorted(set(weights)))
-        raise UserError(f"weights of the shards in index.json: {shown}; expected ratios of whole numbers up to 1000")
-    return [count // common for count in counts]
-
-
-def rank_positions(step: int, start_sample: int, batch_size: int, rank: int, world_size: int) -> range:
-    """Which places of the sequence a rank takes in a step (0 is the first after `start_sample`)."""
-    share = batch_size // world_size
-    begin = start_sample + step * batch_size + rank * share
-    return range(begin, begin + share)
+REMOTE_GROUP = 16  # shards that are mixed where they have to be fetched
+PREFETCH = 4  # batches that a loader process has ready
 
 
 class ShardStream:
     """The batches of one rank of a run.
 
-    `batch_size` counts samples over all ranks. `num_samples` is the length of an epoch, copies counted. Raises
-    `UserError` for shards that cannot be used; damage inside a sample is found when the sample's turn comes. `augment`
-    is for training: by default nothing is changed.
+    `path` is a folder of shards or one tar, on this machine, in an object store or on a web server; or several of these
+    with a weight each. `batch_size` counts samples over all ranks. `num_samples` is the length of an epoch, copies
+    counted. `augment` is for training: by default nothing is changed. `shuffle_shards` is how many shards are mixed at
+    a time: 0 for all, None for all of local ones and `REMOTE_GROUP` of others. Remote shards are kept in the folder
+    `cache`, up to `cache_bytes`. `on_damage` says what happens for a sample that cannot be read: with `skip` the next
+    one of the epoch that can stands in its place, and the batch says so in `skipped`. `silhouettes` asks for those in
+    batches: training needs none, and without them few masks have to be decoded.
+
+    Raises `UserError` for shards that cannot be used; damage inside one is found when its turn comes.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Sources,
         framing: FramingSettings,
         *,
         batch_size: int,
@@ -88,78 +64,89 @@ class ShardStream:
         split: Split = "train",
         cutouts: Cutouts = "visible",
         augment: AugmentSettings = NO_CHANGE,
+        shuffle_shards: int | None = None,
+        cache: Path | None = None,
+        cache_bytes: int | None = None,
+        on_damage: Damage = "fail",
+        silhouettes: bool = True,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise UserError(f"batch size {batch_size}: expected a multiple of the {world_size} ranks")
         if seed < 0:
             raise UserError(f"seed {seed}: expected 0 or more")
-        self.samples = _Samples(path, framing, seed, split, cutouts, augment)
+        if shuffle_shards is not None and shuffle_shards < 0:
+            raise UserError(
+                f"shuffle_shards {shuffle_shards}: expected 0 (all shards), or how many are mixed at a time"
+            )
+        shards = find_shards(path, split, whole=on_damage == "fail")
+        remote = [shard.size or 0 for shard in shards if shard.is_remote]
+        self.shuffle_shards = shuffle_shards if shuffle_shards is not None else REMOTE_GROUP if remote else 0
+        table = filled(ShardTable(shards, cache, cache_bytes), path)
+        copies = copies_of([shard.weight for shard in shards])
+        self.order = Order(table.counts, copies, seed, self.shuffle_shards)
+        table.remote.require_room(self.order.most_needed(remote))
+        self.digest, self.data = digest_of(shards, table.counts, copies)
+        recipe = Recipe(framing, seed, cutouts, augment, on_damage, silhouettes)
+        self.samples = Samples(table, self.order, recipe)
+        self.samples.require_stored_rotations(path)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.num_workers = num_workers
-        self.num_samples = len(self.samples.entries)
+        self.num_samples = self.order.num_entries
+        self.samples_seen = 0
 
-    def batches(self, start_sample: int = 0) -> Iterator[Batch]:
-        """This rank's batches, without end, from the place where `start_sample` samples have been seen by all ranks."""
+    def batches(self, start_sample: int | None = None, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """This rank's batches on `device`, without end, from the place where `start_sample` samples have been seen by
+        all ranks: by default where `load_state_dict`, or an earlier call, has left the stream."""
+        if start_sample is not None:
+            self.samples_seen = start_sample
         loader = DataLoader(
             self.samples,
-            batch_sampler=_Positions(start_sample, self.batch_size, self.rank, self.world_size),
+            batch_sampler=_Positions(self.samples_seen, self.batch_size, self.rank, self.world_size),
             num_workers=self.num_workers,
-            collate_fn=_collate,
+            collate_fn=join,
             worker_init_fn=_init_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own, or it would draw from the global one
-            prefetch_factor=4 if self.num_workers else None,
+            prefetch_factor=PREFETCH if self.num_workers else None,
             # Forked workers share the table of samples; they touch no CUDA and no threads of torch.
             multiprocessing_context=_fork() if self.num_workers else None,
         )
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
+        for packed in _without_dead(loader):
+            if isinstance(packed, UserError):
+                raise packed
+            batch = packed.unpack(device)
+            # Before the batch is given out: whoever asks while working on it has seen it.
+            self.samples_seen += self.batch_size
             yield batch
 
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the sequence, and what sequence of which data it is; JSON values. The same on all ranks that are
+        at the same step, and good for any other number of ranks and workers."""
+        return {
+            "samples_seen": self.samples_seen,
+            "seed": self.order.seed,
+            "shuffle_shards": self.shuffle_shards,
+            "digest": self.digest,
+            "data": self.data,
+        }
 
-class _Samples(Dataset[Inputs | UserError]):
-    """Places of the sequence -> inputs. Errors travel as values: torch would wrap them in its own."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a place that `state_dict` told. Raises `UserError` that names the first difference, if that was
+        told by a stream of other data or another order."""
+        for name, now in (("seed", self.order.seed), ("shuffle_shards", self.shuffle_shards)):
+            if state[name] != now:
+                raise UserError(f"--{name.replace('_', '-')} {now}: the run began with {state[name]}; go on with that")
+        if state["digest"] != self.digest:
+            raise UserError(f"shards: the run began with other data: {_first_difference(state['data'], self.data)}")
+        self.samples_seen = int(state["samples_seen"])
 
-    def __init__(
-        self,
-        path: Path,
-        framing: FramingSettings,
-        seed: int,
-        split: Split,
-        cutouts: Cutouts,
-        augment: AugmentSettings,
-    ) -> None:
-        self.table = open_shards(path, split)
-        copies = np.array(copies_of([shard.weight for shard in self.table.shards]))[np.array(self.table.shard)]
-        self.entries = np.repeat(np.arange(len(self.table)), copies)  # the samples of an epoch, each as often as it is
-        self.framing, self.seed, self.cutouts, self.augment = framing, seed, cutouts, augment
-        if augment.stored_rotations and not any("_rot" in kind for kind in self.table.kinds):
-            raise UserError(
-                f"--stored-rotations: no sample of {path} holds turned pictures, obj0_rot1.png; leave it out, or build "
-                f"shards with `pics-data build --rotations`"
-            )
 
-    def __getitem__(self, position: int) -> Inputs | UserError:
-        epoch, entry = entry_at(position, len(self.entries), self.seed)
-        index = int(self.entries[entry])
-        rng = np.random.default_rng([self.seed, epoch, entry])
-        seed, whole = int(rng.integers(2**63)), rng.random() < 0.5
-        if self.cutouts != "mix":
-            whole = self.cutouts == "full"
-        looks = draw_looks(rng, self.table.num_objects(index), self.augment)
-        try:
-            example = read_example(self.table, index, whole, self.framing.views, self._pick(looks))
-            looks = [stored_as(look, angle) for look, angle in zip(looks, example.angles, strict=True)]
-            return compose(example, self.framing, rng, seed, looks)
-        except UserError as error:
-            return error
-
-    def _pick(self, looks: Sequence[Look]) -> PickTurned | None:
-        """What chooses among stored turned pictures, where they are asked for."""
-        if not self.augment.stored_rotations:
-            return None
-        return lambda k, angles: pick_stored(looks[k], angles, self.augment)
+def _first_difference(before: list[str], now: list[str]) -> str:
+    """Of two lists of shards, as `digest_of` describes them."""
+    for then, here in zip(before, now, strict=False):
+        if then != here:
+            return f"`{then}` then, `{here}` now"
+    return f"{len(before)} shards then, {len(now)} now"
 
 
 class _Positions:
@@ -175,11 +162,14 @@ class _Positions:
             step += 1
 
 
-def _collate(items: list[Inputs | UserError]) -> Batch | UserError:
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return collate([item for item in items if isinstance(item, Inputs)])
+def _without_dead(loader: "DataLoader[Any]") -> Iterator[Packed | UserError]:
+    """What the loader gives. A loader process that is killed becomes one line for the user."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(f"{error}; a loader process died: lack of memory is the usual reason, then use fewer") from None
 
 
 def _init_worker(_: int) -> None:

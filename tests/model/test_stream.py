@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 import pics_model
 from pics_common.errors import UserError
 from pics_model.inputs import Batch, FramingSettings
+from pics_model.order import Order, copies_of, rank_positions
 from pics_model.shard_reader import find_shards, open_shards, read_example
-from pics_model.stream import ShardStream, copies_of, entry_at, rank_positions
+from pics_model.stream import ShardStream
 from tests.model.shards_for_tests import encode, make_members, make_scene, write_index, write_shards, write_tar
 
 # More workers than cores are the point of these tests; torch would have fewer.
@@ -53,6 +54,11 @@ def same(one: Batch, two: Batch) -> bool:
 
 
 # --- the sequence: index arithmetic only ---
+
+
+def entry_at(position: int, num_entries: int, seed: int) -> tuple[int, int]:
+    return Order([num_entries], [1], seed).entry(position)
+
 
 layouts = st.tuples(st.integers(1, 60), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**31))
 

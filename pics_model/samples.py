@@ -1,0 +1,159 @@
+"""Places of the sequence -> what a model needs of a sample: the work of a loader process.
+
+A sample that cannot be read is an error, or, where that is asked for, its place is taken by the next one of the epoch's
+order that can be. Which that is depends on the data alone, so that ranks, workers and resumed runs agree; what is drawn
+for the place is what would have been drawn for the sample.
+"""
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Literal
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pics_common.errors import UserError
+from pics_model.augment import AugmentSettings, Look, draw_looks, pick_stored, stored_as
+from pics_model.inputs import FramingSettings, Inputs, compose
+from pics_model.order import Order
+from pics_model.packed import Packed, pack
+from pics_model.shard_cache import FETCHES, ShardCache
+from pics_model.shard_reader import Cutouts, PickTurned, decode
+from pics_model.shard_set import Shard, Sources
+from pics_model.shard_table import ShardTable
+
+NO_CHANGE = AugmentSettings()
+Damage = Literal["fail", "skip"]
+MAX_TRIES = 100  # samples that are tried in the place of one
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What becomes of a sample, see `ShardStream`."""
+
+    framing: FramingSettings
+    seed: int
+    cutouts: Cutouts = "visible"
+    augment: AugmentSettings = NO_CHANGE
+    on_damage: Damage = "fail"
+    silhouettes: bool = True
+
+
+class Samples(Dataset[Inputs | UserError]):
+    """Places -> inputs. Errors travel as values: torch would wrap them in its own."""
+
+    def __init__(self, table: ShardTable, order: Order, recipe: Recipe) -> None:
+        self.table, self.order, self.recipe = table, order, recipe
+        self.ahead = FetchAhead(table.remote, table.shards, order)
+
+    def require_stored_rotations(self, named: Sources) -> None:
+        """Raises `UserError` if turned pictures are asked for and the first sample of no shard has any: a builder makes
+        them for all samples or for none."""
+        if not self.recipe.augment.stored_rotations:
+            return
+        for number, count in enumerate(self.table.counts):
+            if count and any("_rot" in kind for kind in self.table.sample_of(number, 0).members):
+                return
+        raise UserError(
+            f"--stored-rotations: no sample of {named} holds turned pictures, obj0_rot1.png; leave it out, or build "
+            f"shards with `pics-data build --rotations`"
+        )
+
+    def __getitem__(self, position: int) -> Inputs | UserError:
+        self.ahead.reached(position)
+        epoch, entry = self.order.entry(position)
+        number, place = self.order.sample(entry)
+        try:
+            return self._inputs(number, place, epoch, entry)
+        except UserError as error:
+            if self.recipe.on_damage == "fail":
+                return error
+            return self._instead(position, epoch, entry, str(error))
+
+    def _instead(self, position: int, epoch: int, entry: int, reason: str) -> Inputs | UserError:
+        """The next sample of the epoch's order that can be read; after the last one comes the first."""
+        num = self.order.num_entries
+        begin = position - position % num
+        tries = 0
+        for step in range(1, num):
+            _, other = self.order.entry(begin + (position + step) % num)
+            number, place = self.order.sample(other)
+            if self.table.has_failed(number):
+                continue
+            try:
+                return replace(self._inputs(number, place, epoch, entry), skipped=reason)
+            except UserError:  # it is told of in its own place
+                tries += 1
+            if tries >= MAX_TRIES:
+                break
+        return UserError(f"{reason}; nor can {max(tries, 1)} other samples be read: expected most of them whole")
+
+    def _inputs(self, number: int, place: int, epoch: int, entry: int) -> Inputs:
+        """Sample `place` of shard `number`, with what is drawn for `entry`."""
+        try:
+            return self._read(number, place, epoch, entry)
+        except UserError:
+            if not self.table.renew(number):
+                raise
+        return self._read(number, place, epoch, entry)
+
+    def _read(self, number: int, place: int, epoch: int, entry: int) -> Inputs:
+        recipe, framing = self.recipe, self.recipe.framing
+        stored = self.table.sample_of(number, place)
+        rng = np.random.default_rng([recipe.seed, epoch, entry])
+        seed, whole = int(rng.integers(2**63)), rng.random() < 0.5
+        if recipe.cutouts != "mix":
+            whole = recipe.cutouts == "full"
+        looks = draw_looks(rng, stored.num_objects, recipe.augment)
+        example, lean = decode(stored, whole, framing.views, self._pick(looks), None if recipe.silhouettes else framing)
+        looks = [stored_as(look, angle) for look, angle in zip(looks, example.angles, strict=True)]
+        return compose(example, framing, rng, seed, looks, None if recipe.silhouettes else lean)
+
+    def _pick(self, looks: Sequence[Look]) -> PickTurned | None:
+        """What chooses among stored turned pictures, where they are asked for."""
+        if not self.recipe.augment.stored_rotations:
+            return None
+        return lambda k, angles: pick_stored(looks[k], angles, self.recipe.augment)
+
+
+class FetchAhead:
+    """Threads of a loader process that fetch, while it works, the remote shards of the group at hand and of the next.
+
+    All loader processes of a machine have the same list; each takes of it what no other is fetching.
+    """
+
+    def __init__(self, cache: ShardCache, shards: Sequence[Shard], order: Order) -> None:
+        self.cache, self.shards, self.order = cache, shards, order
+        self.remote = any(shard.is_remote for shard in shards)
+        self.at: tuple[int, int] | None = None
+        self.queue: SimpleQueue[Shard] | None = None
+
+    def reached(self, position: int) -> None:
+        """Says where the process is in the sequence."""
+        if not self.remote or self.at == (at := self.order.group_of(position)):
+            return
+        self.at = at
+        if self.queue is None:
+            self.queue = SimpleQueue()
+            for _ in range(FETCHES):
+                # Daemons: a process that ends shall not wait for what nobody will read.
+                threading.Thread(target=self._fetch, args=(self.queue,), daemon=True).start()
+        for number in self.order.needed(position):
+            if self.shards[number].is_remote:
+                self.queue.put(self.shards[number])
+
+    def _fetch(self, queue: "SimpleQueue[Shard]") -> None:
+        while True:
+            with suppress(UserError):  # whoever needs the shard tries again, and then tells of it
+                self.cache.fetch(queue.get(), wait=False)
+
+
+def join(items: list[Inputs | UserError]) -> Packed | UserError:
+    """Inputs -> a batch, or the first error."""
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    return pack([item for item in items if isinstance(item, Inputs)])
