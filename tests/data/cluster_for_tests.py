@@ -13,7 +13,10 @@ from contextlib import contextmanager
 def main() -> None:
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    # A node that is gone is noticed after five checks, 3 s apart by default; one that is slow has 10 s for each.
+    often = {"health_check_period_ms": 500}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": often}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=1)
     lost = cluster.add_node(num_cpus=1)
     print(f"address {cluster.address}", flush=True)

@@ -123,6 +123,7 @@ def test_two_workers_give_the_same_bytes_and_everything_adds_up(
     assert (out / "index.json").exists()
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_killed_half_way_and_run_again_with_one_worker_gives_the_same_bytes(
     drawn: DrawnSet, expected: dict[str, str], tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_photo_of_several_samples_stays_in_one_shard(drawn: DrawnSet, tmp_path
     assert len(shards) == len({photo_id for photo_id, _ in shards})
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_a_plan_is_made_first_and_then_built_from(
     drawn: DrawnSet, expected: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +218,7 @@ def test_a_plan_is_made_first_and_then_built_from(
     assert digests(out) == expected
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_retry_rejects_makes_again_what_may_now_succeed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     drawn = draw_set(tmp_path / "drawn", num_photos=40)
     argv = drawn.argv(tmp_path / "retried", *SETTINGS)

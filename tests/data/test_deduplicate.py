@@ -41,6 +41,7 @@ def recipe(path: Path, source: str, drawn: DrawnSet) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_of_near_duplicates_one_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     drawn = draw_set(tmp_path / "coco", num_photos=24)
     copy_photos(drawn, [(1, 0), (2, 0), (20, 7)], quality=70)

@@ -30,6 +30,7 @@ def write_recipe(folder: Path, source: str, seed: int, **more: object) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_a_mixture_is_one_set_of_shards_with_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     coco = write_recipe(tmp_path, "coco", 1, pairs_per_photo=2)
     lvis = write_recipe(tmp_path, "lvis", 2)

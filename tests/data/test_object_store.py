@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from pics_common import storage
 from pics_data import cli
+from pics_data.options import RayOptions
+from pics_data.pipeline import engine
 from tests.data.photos_for_tests import DrawnSet, draw_set
 from tests.data.plain_build import build_plainly, digests
 from tests.data.stores_for_tests import Store, object_store
@@ -29,13 +32,15 @@ def store() -> Iterator[Store]:
     with object_store("pictures") as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment().items():
             patch.setenv(name, value)
-        yield store
+        ray.shutdown()  # workers of an earlier start would not know of this store
+        with engine(RayOptions(workers=2)):
+            yield store
 
 
 @pytest.fixture(scope="module")
 def drawn(store: Store, tmp_path_factory: pytest.TempPathFactory) -> DrawnSet:
     """Photos and annotations, here and in the store."""
-    drawn = draw_set(tmp_path_factory.mktemp("drawn"), num_photos=60)
+    drawn = draw_set(tmp_path_factory.mktemp("drawn"), num_photos=40)
     for path in drawn.images.iterdir():
         storage.write(f"{BUCKET}/photos/{path.name}", path.read_bytes())
     storage.write(f"{BUCKET}/instances.json", drawn.annotations.read_bytes())

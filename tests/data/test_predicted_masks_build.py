@@ -60,6 +60,7 @@ def agree(found: list[np.ndarray], drawn: list[np.ndarray]) -> bool:
     return bool(np.max(scores, axis=1).min() > 0.8 and np.argmax(scores[0]) != np.argmax(scores[1]))
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_photos_without_annotation(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     drawn = {f"photo{i}.png": draw(tmp_path / "photos" / "deep", i) for i in range(5)}
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
@@ -96,6 +97,7 @@ def test_photos_without_annotation(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert run("verify", str(out)) == 0
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_boxes_without_silhouettes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     images, annotations, drawn = [], [], {}
     for i in range(4):

@@ -71,6 +71,7 @@ def made_plainly(plain: Path, folder: Path, options: ViewOptions) -> dict[str, b
     return tars_of(folder)
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_a_build_and_a_pass_over_built_shards_give_the_same_bytes(drawn: DrawnSet, plain: Path, tmp_path: Path) -> None:
     more: dict[str, Any] = {"views": "inflate", "num_views": 2, "rotations": 1}
     build_plainly(config_of(drawn, tmp_path / "built", **more))
@@ -89,6 +90,7 @@ def test_a_build_and_a_pass_over_built_shards_give_the_same_bytes(drawn: DrawnSe
                 assert decode(name, sample.members[name]).shape == side
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_a_pass_that_was_killed_is_taken_up_again(plain: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["--out", str(out), "--num-views", str(NUM_MANY), "--workers", "1"]
@@ -111,6 +113,7 @@ def test_a_pass_that_was_killed_is_taken_up_again(plain: Path, tmp_path: Path) -
         add_views(ViewsConfig(folder=str(plain), out=str(out)))
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_a_network_makes_views_in_an_operator_of_its_own(drawn: DrawnSet, plain: Path, tmp_path: Path) -> None:
     weights = random_zero123(tmp_path / "weights")
     more: dict[str, Any] = {"views": "zero123", "num_views": 1, "view_weights": str(weights), "view_steps": 2,
@@ -205,6 +208,7 @@ def test_options_without_effect_are_refused(drawn: DrawnSet, tmp_path: Path, wor
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_what_is_no_folder_of_finished_shards_is_refused(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no index\.json"):
         add_views(ViewsConfig(folder=str(tmp_path), out=str(tmp_path / "out")))
