@@ -32,7 +32,7 @@ from pics_model.encoded_file import Encoded, EncodedFile, EncodedWriter
 from pics_model.inputs import FramingSettings, Inputs, compose, object_pixels, to_signed
 from pics_model.object_encoder import nothing
 from pics_model.pipeline import PICSPipeline
-from pics_model.shard_reader import Cutouts, read_example
+from pics_model.shard_reader import Cutouts, decode
 from pics_model.shard_set import Shard
 from pics_model.shard_table import ShardTable, Stored
 from pics_model.side_tokens import Sides, add_sides
@@ -79,13 +79,18 @@ def recipe_of(
     return EncodingRecipe(
         autoencoder="" if pipeline.autoencoder is None else weights_digest(pipeline.autoencoder),
         trunk="" if trunk is None else weights_digest(trunk),
-        framing={name: getattr(framing, name) for name in matter},
+        framing={name: _number(getattr(framing, name)) for name in matter},
         cutouts=chosen,
-        augment={} if trunk is None else changed,
+        augment={} if trunk is None else {name: _number(value) for name, value in changed.items()},
         variants=variants,
         seed=seed,
         bf16=bf16,
     )
+
+
+def _number(value: Any) -> Any:
+    """30.0 as 30: the same setting gives the same key, however it was written."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def trunk_of(pipeline: PICSPipeline) -> nn.Module | None:
@@ -150,26 +155,26 @@ def codes_of(encoder: DinoObjectEncoder, features: Tensor, sides: Sides | None =
     return add_sides(encoder.sides, project(features.to(encoder.dtype)), sides, project)
 
 
-def inputs_of(table: ShardTable, index: int, framing: FramingSettings, recipe: EncodingRecipe) -> list[Inputs]:
-    """The variants of sample `index` of a table that are encoded, [C].
+def inputs_of(stored: Stored, framing: FramingSettings, recipe: EncodingRecipe) -> list[Inputs]:
+    """The variants of a sample that are encoded, [C].
 
     One variant is what inference would see; several are drawn as training draws, each from a seed of its own. Their
     regions mean nothing: training draws its own. Raises `UserError` for a sample that is damaged.
     """
     whole = recipe.cutouts == "full"
     if recipe.variants == 1:
-        return [compose(read_example(table, index, whole, framing.views), framing, None)]
+        example, lean = decode(stored, whole, framing.views, framing=framing)
+        return [compose(example, framing, None, lean=lean)]
     augment = AugmentSettings(**recipe.augment)
-    stored = table.sample(index)
     number = int.from_bytes(hashlib.sha256(stored.key.encode()).digest()[:8], "big")
     found = []
     for variant in range(recipe.variants):
         rng = np.random.default_rng([recipe.seed, variant, number])
         looks = draw_looks(rng, stored.num_objects, augment)
         pick = partial(_pick, looks, augment) if augment.stored_rotations else None
-        example = read_example(table, index, whole, framing.views, pick)
+        example, lean = decode(stored, whole, framing.views, pick, framing)
         looks = [stored_as(look, angle) for look, angle in zip(looks, example.angles, strict=True)]
-        found.append(compose(example, framing, rng, looks=looks))
+        found.append(compose(example, framing, rng, looks=looks, lean=lean))
     return found
 
 
@@ -231,15 +236,15 @@ def encode_shard(
     latent_shape = None if pipeline.autoencoder is None else tuple(pipeline.latent_shape)
     errors: list[tuple[str, str]] = []
 
-    def read(place: int) -> list[Inputs] | UserError:
+    def read(stored: Stored) -> list[Inputs] | UserError:
         try:
-            return inputs_of(table, place, framing, recipe)
+            return inputs_of(stored, framing, recipe)
         except UserError as error:
             return error
 
     with new_file(path) as (file, commit):
         writer = EncodedWriter(file, samples, num_views, recipe.variants, latent_shape, nothing_of(pipeline), about)
-        ready = enumerate(_ahead(range(len(table)), read, threads, batch_size))
+        ready = enumerate(_ahead(samples, read, threads, batch_size))
         while group := list(islice(ready, batch_size)):
             errors += [(samples[place].key, str(one)) for place, one in group if isinstance(one, UserError)]
             good = [(place, one) for place, one in group if not isinstance(one, UserError)]

@@ -9,7 +9,7 @@ Legend: B pictures of K objects, V views of one, M tokens of width W a picture, 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,15 @@ from torch import Tensor
 
 from pics_common import storage
 from pics_common.errors import UserError
-from pics_model.encoded_file import MEND, Encoded, EncodedFile, Layout, read_layout
+from pics_model.encoded_file import MEND, Array, Encoded, EncodedFile, Layout, read_layout
 from pics_model.shard_set import Shard
-from pics_model.shard_table import ShardTable
+from pics_model.shard_table import ShardTable, Stored
 
 if TYPE_CHECKING:
     from pics_model.inputs import Inputs
 
 PREFIX, SUFFIX = "encoded-", ".safetensors"
+NewTensor = Callable[[Sequence[int], np.dtype[Any]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +133,13 @@ class Encodings:
         nothing = self._file(0).nothing
         self.nothing = None if nothing is None else torch.from_numpy(nothing)
 
-    def read(self, index: int, variant: int) -> Encoded:
-        """One variant of sample `index` of the table.
+    def read(self, stored: Stored, number: int, place: int, variant: int) -> Encoded:
+        """One variant of a sample: `place` of shard `number` of the table, where it is `stored`.
 
         Raises `UserError` that names file and key: for files that are missing, damaged or another recipe's, and for
         shards and samples that have changed.
         """
-        number = int(np.searchsorted(self._table.begin, index, "right")) - 1
-        return self._file(number).read(index - int(self._table.begin[number]), variant, self._table.sample(index))
+        return self._file(number).read(place, variant, stored)
 
     def _file(self, number: int) -> EncodedFile:
         if number not in self._files:
@@ -153,10 +153,10 @@ class Encodings:
             self._files[number] = file
         return self._files[number]
 
-    def put_into(self, inputs: "Inputs", index: int, rng: np.random.Generator) -> "Inputs":
-        """The inputs of sample `index` with a variant of its encodings, drawn from `rng`, in the place of the pictures
-        that it was made from: what is not used need not travel to the training process. Raises as `read`."""
-        encoded = self.read(index, int(rng.integers(self.recipe.variants)))
+    def put_into(self, inputs: "Inputs", stored: Stored, number: int, place: int, rng: np.random.Generator) -> "Inputs":
+        """The inputs of a sample with a variant of its encodings, drawn from `rng`, in the place of the pictures that
+        it was made from: what is not used need not travel to the training process. Raises as `read`."""
+        encoded = self.read(stored, number, place, int(rng.integers(self.recipe.variants)))
         changes: dict[str, Any] = {"encoded": encoded}
         if encoded.features is not None:
             changes["objects"], changes["object_boxes"] = inputs.objects[:, :0, :0], encoded.object_boxes
@@ -165,33 +165,40 @@ class Encodings:
         return replace(inputs, **changes)
 
 
-def stack(items: Sequence[Encoded | None], most: int) -> dict[str, Tensor]:
+def stack(items: Sequence[Encoded | None], most: int, new: NewTensor) -> dict[str, Tensor]:
     """The encodings of a batch whose pictures have at most `most` objects, for `inputs.Batch`; float16, 0 for objects
     and views that are not there: `latent` [B, L, n, n], `features` [B, K, M, W], `view_features` [B, K, V, M, W], each
-    only if there is any."""
+    only if there is any. `new` makes the tensors, as in `inputs.collate`."""
     given = [item for item in items if item is not None]
     out: dict[str, Tensor] = {}
-    if len(given) < len(items) or not given:
+    if not given:
         return out
-    latents = [item.latent for item in given if item.latent is not None]
-    if latents:
-        out["latent"] = torch.from_numpy(np.stack(latents))
-    features = [item.features for item in given if item.features is not None]
-    if not features:
+    first = given[0]
+    if first.latent is not None:
+        out["latent"] = new((len(given), *first.latent.shape), first.latent.dtype)
+        for row, item in zip(out["latent"].numpy(), given, strict=True):
+            row[:] = item.latent
+    if first.features is None:
         return out
-    shape = features[0].shape[1:]
-    padded = np.zeros((len(given), most, *shape), features[0].dtype)
-    for row, values in zip(padded, features, strict=True):
-        row[: len(values)] = values
-    out["features"] = torch.from_numpy(padded)
-    most_views = max((len(views) for item in given for views in item.views), default=0)
+    shape, dtype = first.features.shape[1:], first.features.dtype
+    out["features"] = new((len(given), most, *shape), dtype)
+    for row, item in zip(out["features"].numpy(), given, strict=True):
+        _fill(row, item.features)
+    most_views = max(len(views) for item in given for views in item.views)
     if most_views:
-        views = np.zeros((len(given), most, most_views, *shape), padded.dtype)
-        for row, item in zip(views, given, strict=True):
-            for k, values in enumerate(item.views):
-                row[k, : len(values)] = values
-        out["view_features"] = torch.from_numpy(views)
+        out["view_features"] = new((len(given), most, most_views, *shape), dtype)
+        for row, item in zip(out["view_features"].numpy(), given, strict=True):
+            row[len(item.views) :] = 0
+            for values, views in zip(row, item.views, strict=False):
+                _fill(values, views)
     return out
+
+
+def _fill(row: Array, values: Array | None) -> None:
+    """Values in the first places of a row, 0 in the rest."""
+    assert values is not None, "all of a batch are of one recipe"
+    row[: len(values)] = values
+    row[len(values) :] = 0
 
 
 def open_encodings(table: ShardTable, wanted: EncodingRecipe, folder: Path | None = None) -> Encodings:

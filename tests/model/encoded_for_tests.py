@@ -75,6 +75,19 @@ class EncodedInputs(Inputs):
     encoded: Encoded | None = None
 
 
+def read(encodings: Encodings, shards: Path, index: int, variant: int = 0) -> Encoded:
+    """One variant of sample `index` of all shards."""
+    table = open_shards(shards)
+    number, place = place_of(index)
+    return encodings.read(table.sample(index), number, place, variant)
+
+
+def place_of(index: int) -> tuple[int, int]:
+    """Shard and place in it of sample `index` of all."""
+    first = len(OBJECTS["train-000000"])
+    return (0, index) if index < first else (1, index - first)
+
+
 def as_given(inputs: Inputs) -> EncodedInputs:
     return EncodedInputs(**{name: getattr(inputs, name) for name in Inputs.__slots__})
 

@@ -14,19 +14,22 @@ from pics_model.augment import AugmentSettings
 from pics_model.denoising import DenoisingLoss, draw
 from pics_model.encode import codes_of, encode_samples, encode_shard, find_encoded, inputs_of, recipe_of
 from pics_model.encoded import Encodings, file_name, open_encodings, stack
-from pics_model.inputs import Inputs, collate, to_signed
+from pics_model.inputs import Inputs, collate, in_memory, to_signed
 from pics_model.pipeline import PICSPipeline
 from pics_model.presets import build, load_preset
 from pics_model.shard_set import find_shards
 from pics_model.shard_table import open_shards
 from pics_model.side_tokens import sides_of
+from pics_model.stream import ShardStream
 from tests.model.encoded_for_tests import (
     HALF,
     OBJECTS,
     VIEWS,
     as_given,
     encode_all,
+    place_of,
     preset,
+    read,
     sample,
     with_views,
     write,
@@ -53,9 +56,12 @@ def encodings(pipeline, shards, tmp_path_factory) -> Encodings:
 def inputs_with(encodings: Encodings, pipeline: PICSPipeline, shards: Path) -> tuple[list[Inputs], list[Inputs]]:
     """What training composes of all samples, and the same with their encodings."""
     table = open_shards(shards)
-    plain = [inputs_of(table, index, pipeline.framing, encodings.recipe)[0] for index in range(len(table))]
+    stored = [table.sample(index) for index in range(len(table))]
+    plain = [inputs_of(one, pipeline.framing, encodings.recipe)[0] for one in stored]
     rng = np.random.default_rng(0)
-    return plain, [encodings.put_into(as_given(one), index, rng) for index, one in enumerate(plain)]
+    return plain, [
+        encodings.put_into(as_given(one), stored[index], *place_of(index), rng) for index, one in enumerate(plain)
+    ]
 
 
 # --- what they are ---
@@ -67,7 +73,7 @@ def test_they_are_what_the_model_makes_of_the_inputs(pipeline, shards, encodings
     with torch.no_grad():
         latents = pipeline.to_latent(to_signed(batch.target))
         codes = pipeline.encode(batch).codes
-    found = stack([one.encoded for one in given_], batch.objects.shape[1])
+    found = stack([one.encoded for one in given_], batch.objects.shape[1], in_memory)
     assert {name: values.dtype for name, values in found.items()} == dict.fromkeys(
         ("latent", "features", "view_features"), torch.float16
     )
@@ -80,6 +86,19 @@ def test_they_are_what_the_model_makes_of_the_inputs(pipeline, shards, encodings
     there = torch.arange(codes.shape[1]) < batch.num_objects[:, None]
     assert codes[there].std() > 0.1
     torch.testing.assert_close(mine[there], codes[there], rtol=10 * HALF, atol=2 * HALF)
+
+
+def test_they_are_made_of_what_the_stream_gives(pipeline, shards, encodings) -> None:
+    batch = next(ShardStream(shards, pipeline.framing, batch_size=5, silhouettes=False).batches())
+    plain, _ = inputs_with(encodings, pipeline, shards)
+    for row, key in enumerate(batch.keys):
+        mine = plain[int(key[1:])]
+        num = len(mine.objects)
+        assert np.array_equal(mine.target, batch.target[row])
+        assert np.array_equal(mine.objects, batch.objects[row, :num])
+        assert np.array_equal(mine.object_boxes, batch.object_boxes[row, :num])
+        for k, views in enumerate(mine.views):
+            assert np.array_equal(views, batch.views[row, k, : len(views)])
 
 
 def test_pictures_do_not_travel_where_their_features_do(pipeline, shards, encodings) -> None:
@@ -105,7 +124,7 @@ def test_the_loss_and_its_gradient_are_those_without_encodings(pipeline, shards,
     expected.backward()
     gradients = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
     module.zero_grad()
-    found = stack([one.encoded for one in given_], batch.objects.shape[1])
+    found = stack([one.encoded for one in given_], batch.objects.shape[1], in_memory)
     encoder = pipeline.object_encoder
 
     def to_codes(pixels: torch.Tensor, sides: Any = None) -> torch.Tensor:
@@ -133,7 +152,7 @@ def test_the_loss_and_its_gradient_are_those_without_encodings(pipeline, shards,
 
 def test_objects_that_are_not_there_do_not_matter(pipeline, shards, encodings) -> None:
     _, given_ = inputs_with(encodings, pipeline, shards)
-    found = stack([one.encoded for one in given_], 3)
+    found = stack([one.encoded for one in given_], 3, in_memory)
     for one, features in zip(given_, found["features"], strict=True):
         num = len(one.boxes)
         assert not features[num:].any()
@@ -156,7 +175,7 @@ def test_only_what_is_frozen_is_kept(shards, tmp_path, parts, names) -> None:
     pipeline = pipeline_of(yaml.dump(values))
     encodings = encode_all(pipeline, shards, tmp_path)
     _, given_ = inputs_with(encodings, pipeline, shards)
-    assert stack([one.encoded for one in given_], 3).keys() == names
+    assert stack([one.encoded for one in given_], 3, in_memory).keys() == names
     assert (given_[0].objects.size == 0) == ("features" in names)
 
 
@@ -182,31 +201,30 @@ def test_variants_are_drawn_of_seed_and_key_alone(shards, tmp_path) -> None:
     pipeline = preset(framing={"margin_min": 1.1, "margin_max": 1.4})
     recipe = recipe_of(pipeline, augment=TURNED, variants=3, seed=5)
     encodings = encode_all(pipeline, shards, tmp_path, recipe)
-    table = open_shards(shards)
+    stored = open_shards(shards).sample(4)
     alone = write_tar(tmp_path / "alone.tar", [("s4", sample(4, 2, VIEWS["train-000001"][1]))])
-    again = inputs_of(open_shards(alone), 0, pipeline.framing, recipe)
+    again = inputs_of(open_shards(alone).sample(0), pipeline.framing, recipe)
     for variant in range(3):
-        found = encodings.read(4, variant)
-        expected = inputs_of(table, 4, pipeline.framing, recipe)[variant]
+        found = read(encodings, shards, 4, variant)
+        expected = inputs_of(stored, pipeline.framing, recipe)[variant]
         assert np.array_equal(expected.objects, again[variant].objects), "neighbours do not matter"
         (made,) = encode_samples(pipeline, [[expected]], 2)
         assert np.array_equal(found.object_boxes, expected.object_boxes)
         np.testing.assert_allclose(found.features, made[0].features, rtol=HALF, atol=HALF)
-    firsts = [encodings.read(4, variant).features for variant in range(3)]
+    firsts = [read(encodings, shards, 4, variant).features for variant in range(3)]
     assert not np.array_equal(firsts[0], firsts[1])
     assert not np.array_equal(firsts[1], firsts[2])
-    other = inputs_of(table, 4, pipeline.framing, replace(recipe, seed=6))
+    other = inputs_of(stored, pipeline.framing, replace(recipe, seed=6))
     assert not np.array_equal(other[0].objects, again[0].objects)
 
 
 def test_margins_of_variants_spread_as_trainings_do(shards) -> None:
     pipeline = preset(framing={"margin_min": 1.1, "margin_max": 1.4})
-    table = open_shards(shards)
-    recipe = recipe_of(pipeline, variants=40)
-    plain = inputs_of(table, 0, pipeline.framing, recipe_of(pipeline))[0].object_boxes
-    sides = np.array([one.object_boxes[0, 2] for one in inputs_of(table, 0, pipeline.framing, recipe)])
-    lefts = np.array([one.object_boxes[0, 0] for one in inputs_of(table, 0, pipeline.framing, recipe)])
-    margins = (sides - lefts) / (plain[0, 2] - plain[0, 0]) * 1.25
+    stored = open_shards(shards).sample(0)
+    (plain,) = inputs_of(stored, pipeline.framing, recipe_of(pipeline))
+    drawn = inputs_of(stored, pipeline.framing, recipe_of(pipeline, variants=40))
+    sides = np.array([one.object_boxes[0, 2] - one.object_boxes[0, 0] for one in drawn])
+    margins = sides / (plain.object_boxes[0, 2] - plain.object_boxes[0, 0]) * 1.25
     assert margins.min() < 1.15
     assert margins.max() > 1.35
     assert abs(margins.mean() - 1.25) < 0.05
@@ -215,11 +233,12 @@ def test_margins_of_variants_spread_as_trainings_do(shards) -> None:
 def test_training_takes_each_variant_as_often(shards, tmp_path) -> None:
     pipeline = preset(framing={"margin_min": 1.1, "margin_max": 1.4})
     encodings = encode_all(pipeline, shards, tmp_path, recipe_of(pipeline, variants=4))
-    inputs = as_given(inputs_of(open_shards(shards), 0, pipeline.framing, recipe_of(pipeline))[0])
-    known = {encodings.read(0, variant).object_boxes.tobytes(): variant for variant in range(4)}
+    stored = open_shards(shards).sample(0)
+    inputs = as_given(inputs_of(stored, pipeline.framing, recipe_of(pipeline))[0])
+    known = {read(encodings, shards, 0, variant).object_boxes.tobytes(): variant for variant in range(4)}
     assert len(known) == 4
     rng = np.random.default_rng(0)
-    drawn = [known[encodings.put_into(inputs, 0, rng).object_boxes.tobytes()] for _ in range(400)]
+    drawn = [known[encodings.put_into(inputs, stored, 0, 0, rng).object_boxes.tobytes()] for _ in range(400)]
     counts = np.bincount(drawn, minlength=4)
     assert (counts > 70).all(), counts  # 100 +- 3.5 standard deviations
 
@@ -238,12 +257,14 @@ def test_a_sample_that_cannot_be_read_costs_itself_alone(pipeline, shards, encod
     ((key, why),) = made.errors
     assert key == "s1"
     assert "key s1, bg.jpg: not a JPEG" in why
-    found = open_encodings(open_shards(tmp_path), recipe, tmp_path)
+    table = open_shards(tmp_path)
+    stored = [table.sample(index) for index in range(3)]
+    found = open_encodings(table, recipe, tmp_path)
     for index in (0, 2):
-        ours, theirs = found.read(index, 0), encodings.read(index, 0)
+        ours, theirs = found.read(stored[index], 0, index, 0), read(encodings, shards, index)
         np.testing.assert_allclose(ours.features, theirs.features, rtol=HALF, atol=HALF)
     with pytest.raises(UserError, match="key s1: not encoded, as the sample could not be read"):
-        found.read(1, 0)
+        found.read(stored[1], 0, 1, 0)
     kept = find_encoded(recipe, shard, path)
     assert kept is not None
     assert [key for key, _ in kept.errors] == ["s1"]
@@ -275,4 +296,4 @@ def test_values_that_half_precision_cannot_hold_are_refused(shards, tmp_path) ->
 
 
 def test_a_batch_without_encodings_has_none() -> None:
-    assert stack([None, None], 2) == {}
+    assert stack([None, None], 2, in_memory) == {}

@@ -20,7 +20,7 @@ from pics_model.encoded_file import Encoded, EncodedFile, EncodedWriter
 from pics_model.pipeline import PICSPipeline
 from pics_model.shard_set import find_shards
 from pics_model.shard_table import Stored, open_shards
-from tests.model.encoded_for_tests import OBJECTS, VIEWS, encode_all, preset, same, sample, with_views, write
+from tests.model.encoded_for_tests import OBJECTS, VIEWS, encode_all, preset, read, same, sample, with_views, write
 from tests.model.shards_for_tests import write_index, write_tar
 
 TURNED = AugmentSettings(rotation=30, flip=0.5, colour=0.1)
@@ -95,7 +95,7 @@ def test_a_file_gives_back_what_was_written(tmp_path_factory, views, num_variant
 
 
 def test_each_sample_takes_the_bytes_that_the_page_says(shards, encodings) -> None:
-    shape = encodings.read(0, 0).features.shape
+    shape = read(encodings, shards, 0).features.shape
     plain = 2 * 4 * 16 * 16  # a latent
     each = 2 * shape[1] * shape[2]  # a picture
     file = encodings._file(1)
@@ -163,7 +163,7 @@ def test_a_shard_without_is_named(pipeline, shards, encodings, tmp_path) -> None
 def test_they_may_lie_beside_the_shards(pipeline, shards, encodings, tmp_path) -> None:
     copy = Path(shutil.copytree(shards, tmp_path / "shards"))
     shutil.copytree(encodings._folders[0], copy / encodings._folders[0].name)
-    same(open_encodings(open_shards(copy), encodings.recipe).read(3, 0), encodings.read(3, 0))
+    same(read(open_encodings(open_shards(copy), encodings.recipe), copy, 3), read(encodings, shards, 3))
 
 
 def reopened(encodings: Encodings, shards: Path) -> Encodings:
@@ -182,7 +182,7 @@ def test_a_shard_that_was_changed_is_noticed(shards, encodings, tmp_path) -> Non
 
     first = [(f"s{i}", sample(i, n, VIEWS["train-000000"][i])) for i, n in enumerate(OBJECTS["train-000000"])]
     rewrite(first)
-    same(reopened(encodings, copy).read(2, 0), encodings.read(2, 0))
+    same(read(reopened(encodings, copy), copy, 2), read(encodings, shards, 2))
     rewrite(
         [(f"s{9 * (key == 's2')}{key}", members) for key, members in first]
     )  # another key; as many bytes in the tar
@@ -191,7 +191,7 @@ def test_a_shard_that_was_changed_is_noticed(shards, encodings, tmp_path) -> Non
     (copy / "index.json").unlink()  # without an index nobody knows the SHA-256
     assert tar.stat().st_size == (shards / tar.name).stat().st_size
     with pytest.raises(UserError, match=r"key s9s2: made of another sample than the shard has there now"):
-        reopened(encodings, copy).read(2, 0)
+        read(reopened(encodings, copy), copy, 2)
     rewrite(first[:2])
     with pytest.raises(UserError, match=r"was changed \(samples 3 then, 2 now\)"):
         reopened(encodings, copy)
@@ -213,11 +213,11 @@ def test_damage_anywhere_is_noticed(shards, encodings, damaged, data) -> None:
     (damaged / "train-000000.safetensors").write_bytes(flipped)
     for index in range(3):
         try:
-            found = open_encodings(open_shards(shards), encodings.recipe, damaged).read(index, 0)
+            found = read(open_encodings(open_shards(shards), encodings.recipe, damaged), shards, index)
         except UserError as error:
             named = str(error)
         else:
-            same(found, encodings.read(index, 0))
+            same(found, read(encodings, shards, index))
             named = str(damaged)
         assert str(damaged) in named
 
