@@ -198,6 +198,7 @@ def watched_workers() -> Iterator[dict[int, int]]:
         thread.join()
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_the_real_command_makes_the_same_of_it(
     damaged: DamagedSet, built: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
