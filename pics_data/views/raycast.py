@@ -102,7 +102,7 @@ def photograph(subject: Subject, camera: Camera, size: int) -> Picture:
     depth[hits.ray] = hits.depth
     edge = _outlines(depth.reshape(tall, wide), STEP * subject.size).ravel()
     inner = np.flatnonzero(~edge[hits.ray])
-    inside = Hits(hits.ray[inner], hits.depth[inner], hits.face[inner], hits.weights[inner])
+    inside = _chosen(hits, inner)
 
     out = np.zeros((tall * wide, 4), np.float32)
     out[inside.ray, :3] = _shaded(subject, camera, inside, rays)
@@ -140,11 +140,15 @@ def _soften(
 
     rank = np.arange(len(pixel)) - np.repeat(np.cumsum(count) - count, count)
     few = np.flatnonzero(rank < EDGE_COLORS)
-    colored = Hits(hits.ray[few], hits.depth[few], hits.face[few], hits.weights[few])
+    colored = _chosen(hits, few)
     colors = _shaded(subject, camera, colored, rays)
     for channel in range(3):
         sums = np.bincount(pixel[few], colors[:, channel], minlength=len(edge))
         out[edge, channel] = sums / np.clip(count, 1, EDGE_COLORS)
+
+
+def _chosen(hits: Hits, places: NDArray[np.int64]) -> Hits:
+    return Hits(hits.ray[places], hits.depth[places], hits.face[places], np.take(hits.weights, places, axis=0))
 
 
 def _shaded(subject: Subject, camera: Camera, hits: Hits, rays: Array) -> Array:
