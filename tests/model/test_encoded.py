@@ -230,6 +230,23 @@ def test_margins_of_variants_spread_as_trainings_do(shards) -> None:
     assert abs(margins.mean() - 1.25) < 0.05
 
 
+def test_variants_are_changed_as_training_changes(shards) -> None:
+    pipeline = preset()
+    stored = open_shards(shards).sample(0)
+
+    def brightness(augment: AugmentSettings) -> np.ndarray[Any, Any]:
+        made = inputs_of(stored, pipeline.framing, recipe_of(pipeline, augment=augment, variants=40))
+        return np.array([[p[p[..., 3] == 255][:, :3].mean() for p in one.objects] for one in made])
+
+    plain, recoloured = brightness(AugmentSettings()), brightness(AugmentSettings(colour=0.5, colour_chance=0.5))
+    assert np.ptp(plain, axis=0).max() == 0, "there is one margin"
+    for k in range(2):
+        changed = recoloured[:, k] != plain[0, k]
+        assert 8 < changed.sum() < 32, "half of 40, +- 3.8 standard deviations"
+        assert np.std(recoloured[changed, k]) > 15
+    assert (recoloured[:, 0] != plain[0, 0]).tolist() != (recoloured[:, 1] != plain[0, 1]).tolist()
+
+
 def test_training_takes_each_variant_as_often(shards, tmp_path) -> None:
     pipeline = preset(framing={"margin_min": 1.1, "margin_max": 1.4})
     encodings = encode_all(pipeline, shards, tmp_path, recipe_of(pipeline, variants=4))

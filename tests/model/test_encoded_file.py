@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from pics_common.errors import UserError
 from pics_model.augment import AugmentSettings
-from pics_model.encode import encode_shard, recipe_of
+from pics_model.encode import encode_shard, find_encoded, recipe_of
 from pics_model.encoded import Encodings, file_name, open_encodings
 from pics_model.encoded_file import Encoded, EncodedFile, EncodedWriter
 from pics_model.pipeline import PICSPipeline
@@ -23,6 +23,7 @@ from pics_model.shard_table import Stored, open_shards
 from tests.model.encoded_for_tests import OBJECTS, VIEWS, encode_all, preset, read, same, sample, with_views, write
 from tests.model.shards_for_tests import write_index, write_tar
 
+HEAD = 1600  # bytes
 TURNED = AugmentSettings(rotation=30, flip=0.5, colour=0.1)
 
 
@@ -207,24 +208,30 @@ def damaged(encodings, tmp_path_factory) -> Path:
 @given(st.data())
 def test_damage_anywhere_is_noticed(shards, encodings, damaged, data) -> None:
     whole = (encodings._folders[0] / "train-000000.safetensors").read_bytes()
-    at = data.draw(st.integers(0, len(whole) - 1))
+    # As often where the header and the counts stand, and in `nothing`, which are small parts of the file.
+    at = data.draw(
+        st.integers(0, len(whole) - 1) | st.integers(0, HEAD - 1) | st.integers(len(whole) - 160, len(whole) - 1)
+    )
     flipped = bytearray(whole)
     flipped[at] ^= 1 << data.draw(st.integers(0, 7))
     (damaged / "train-000000.safetensors").write_bytes(flipped)
     for index in range(3):
         try:
-            found = read(open_encodings(open_shards(shards), encodings.recipe, damaged), shards, index)
+            opened = open_encodings(open_shards(shards), encodings.recipe, damaged)
+            found = read(opened, shards, index)
         except UserError as error:
             named = str(error)
         else:
             same(found, read(encodings, shards, index))
+            assert torch.equal(opened.nothing, encodings.nothing)
             named = str(damaged)
         assert str(damaged) in named
 
 
-@pytest.mark.parametrize("length", [0, 5, 100, 9_000])
-def test_a_file_that_is_cut_off_is_named(shards, encodings, damaged, length) -> None:
+@pytest.mark.parametrize("length", [0, 5, 100, 9_000, 100_000])
+def test_a_file_of_another_length_is_named(shards, encodings, damaged, length) -> None:
     whole = (encodings._folders[0] / "train-000000.safetensors").read_bytes()
-    (damaged / "train-000000.safetensors").write_bytes(whole[:length])
+    (damaged / "train-000000.safetensors").write_bytes(whole[:length].ljust(min(length, len(whole) + 2)))
     with pytest.raises(UserError, match=r"train-000000.safetensors: .*; delete it, and run `pics-data encode` again"):
         open_encodings(open_shards(shards), encodings.recipe, damaged)
+    assert find_encoded(encodings.recipe, find_shards(shards)[0], damaged / "train-000000.safetensors") is None
