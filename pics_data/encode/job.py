@@ -1,8 +1,8 @@
 """`pics-data encode`: the encodings of shards, as a Ray Data job of one operator: actors that hold the model.
 
 A shard is the unit of work, of commit and of resume: its file is written beside its name and renamed. An actor is given
-whole shards, and decodes samples in threads while its GPU works on a batch: a photo and its objects are some 10 ms of
-one CPU, and a network's work on them is as long on the fastest card, so that pixels need not travel between processes.
+whole shards, and decodes samples in threads while its GPU works on a batch: a sample is 5 ms of one CPU (see
+docs/encoded.md), so that a few threads keep any card at work, and pixels need not travel between processes.
 """
 
 import json

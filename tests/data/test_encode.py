@@ -69,7 +69,7 @@ def test_a_run_that_was_killed_is_taken_up_again(model: Path, shards: Path, tmp_
     (folder,) = out.iterdir()
     begun = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
     assert 0 < len(begun) < len(COUNTS), "it was killed in the middle"
-    config = EncodeConfig(str(shards), model, out=out, batch_size=3, workers=2)
+    config = EncodeConfig(str(shards), model, out=out, batch_size=3)
     resumed = encode(config)
     assert resumed.folder == folder
     assert (resumed.samples, resumed.shards, resumed.kept_shards) == (sum(COUNTS.values()), len(COUNTS), len(begun))
