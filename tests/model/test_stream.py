@@ -5,19 +5,16 @@ import json
 import tarfile
 from collections import Counter
 from io import BytesIO
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import pics_model
 from pics_common.errors import UserError
 from pics_model.inputs import Batch, FramingSettings
-from pics_model.order import Order, copies_of, rank_positions
 from pics_model.shard_reader import find_shards, open_shards, read_example
 from pics_model.stream import ShardStream
 from tests.model.shards_for_tests import encode, make_members, make_scene, write_index, write_shards, write_tar
@@ -51,56 +48,6 @@ def take(path: Path, num_batches: int, start: int = 0, **options: object) -> lis
 def same(one: Batch, two: Batch) -> bool:
     names = ("target", "objects", "boxes", "object_boxes", "regions", "silhouettes", "valid", "seeds")
     return one.keys == two.keys and all(torch.equal(getattr(one, name), getattr(two, name)) for name in names)
-
-
-# --- the sequence: index arithmetic only ---
-
-
-def entry_at(position: int, num_entries: int, seed: int) -> tuple[int, int]:
-    return Order([num_entries], [1], seed).entry(position)
-
-
-layouts = st.tuples(st.integers(1, 60), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**31))
-
-
-@settings(max_examples=200, deadline=None)
-@given(layouts)
-def test_every_epoch_holds_every_sample_once_over_all_ranks(layout) -> None:
-    num_samples, world_size, share, seed = layout
-    batch_size = world_size * share
-    num_steps = -(-2 * num_samples // batch_size)
-    seen: Counter[tuple[int, int]] = Counter()
-    for rank in range(world_size):
-        for step in range(num_steps):
-            seen.update(entry_at(p, num_samples, seed) for p in rank_positions(step, 0, batch_size, rank, world_size))
-    for epoch in (0, 1):
-        assert all(seen[epoch, index] == 1 for index in range(num_samples))
-    assert all(0 <= index < num_samples for _, index in seen)
-
-
-@settings(max_examples=200, deadline=None)
-@given(layouts, st.integers(0, 500), st.integers(0, 20))
-def test_every_rank_has_equal_steps_and_they_join_to_the_same_batch(layout, start, step) -> None:
-    _, world_size, share, _ = layout
-    batch_size = world_size * share
-    parts = [list(rank_positions(step, start, batch_size, rank, world_size)) for rank in range(world_size)]
-    assert {len(part) for part in parts} == {share}
-    assert list(chain(*parts)) == list(rank_positions(step, start, batch_size, 0, 1))
-
-
-@settings(max_examples=200, deadline=None)
-@given(layouts, st.integers(0, 20), st.integers(0, 20))
-def test_resuming_goes_on_where_it_stopped(layout, done, more) -> None:
-    _, world_size, share, _ = layout
-    batch_size = world_size * share
-    for rank in range(world_size):
-        resumed = rank_positions(more, done * batch_size, batch_size, rank, world_size)
-        assert resumed == rank_positions(done + more, 0, batch_size, rank, world_size)
-
-
-def test_epochs_and_seeds_differ_in_order() -> None:
-    orders = {tuple(entry_at(e * 20 + p, 20, seed)[1] for p in range(20)) for e in range(3) for seed in (0, 1)}
-    assert len(orders) == 6
 
 
 # --- the real loader ---
@@ -408,21 +355,6 @@ def test_scenes_of_the_helper_overlap() -> None:
     """The helper's pictures are what the tests think they are: two silhouettes that do not share a pixel."""
     _, masks, _ = make_scene(0)
     assert not (masks[0] & masks[1]).any()
-
-
-@pytest.mark.parametrize(
-    ("weights", "copies"),
-    [([3, 6, 1, 18, 18, 18], [3, 6, 1, 18, 18, 18]), ([1.0, 1.0], [1, 1]), ([0.5, 0.75], [2, 3]), ([4, 2], [2, 1])],
-)
-def test_weights_become_the_least_whole_numbers(weights: list[float], copies: list[int]) -> None:
-    assert copies_of(weights) == copies
-
-
-def test_weights_that_are_too_uneven_are_refused() -> None:
-    with pytest.raises(UserError, match="weights of the shards"):
-        copies_of([1e-9, 1.0])
-    with pytest.raises(UserError, match="weights of the shards"):
-        copies_of([5000, 1])
 
 
 def test_an_epoch_holds_each_sample_as_often_as_its_shard_weighs(tmp_path: Path) -> None:
