@@ -23,7 +23,7 @@ from pics_model.optimizer import Optimizer
 from pics_model.presets import build, load_preset
 from pics_model.ranks import one_process_group
 from pics_model.stream import ShardStream
-from pics_model.train import TrainConfig
+from pics_model.train_config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,11 @@ class DenoisingLoss(nn.Module):
 
     def forward(self, batch: Batch, draws: Draws) -> Tensor:
         """The batch's loss, []."""
+        errors, weights = self.errors(batch, draws)
+        return (errors * weights).mean()
+
+    def errors(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Each picture's mean squared error [B], and what it weighs in training by its level of noise [B]."""
         pipeline = self.pipeline[0]
         # In full precision: targets are what the model can at best become.
         with torch.no_grad(), torch.autocast(batch.target.device.type, enabled=False):
@@ -107,4 +112,4 @@ class DenoisingLoss(nn.Module):
         inside = objects.regions.any(1, keepdim=True).float()
         weight = (inside + self.background_weight * (1 - inside)) * batch.valid[:, None]
         weight = latent_weight(pipeline.autoencoder, pipeline.config.patch, weight).expand_as(clean)
-        return (weighted_error(answer, shown.target, weight) * shown.weight).mean()
+        return weighted_error(answer, shown.target, weight), shown.weight

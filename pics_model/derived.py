@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pics_model.attention import split_heads
+from pics_model.lora import weight_of
 
 if TYPE_CHECKING:
     from pics_model.interaction import InteractionBlock
@@ -66,7 +67,7 @@ def derive(block: "InteractionBlock", codes: Tensor, keep: bool) -> Derived:
     if block.overlap == "blend":
         answer = value_g.float() @ block.blend_out.weight.float().T
     else:
-        into = torch.cat([block.attn2.to_k.weight, block.attn2.to_v.weight]).float()
+        into = torch.cat([weight_of(block.attn2.to_k), weight_of(block.attn2.to_v)]).float()
         answer = (value_g.float() @ into.T).unflatten(0, (num_pictures, num_objects)).flatten(1, 2)
         ask = ask.unflatten(0, (num_pictures, num_objects)).transpose(1, 2).flatten(2)
         ask_bias = ask_bias.unflatten(0, (num_pictures, num_objects)).transpose(1, 2).flatten(2)

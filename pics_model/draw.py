@@ -28,28 +28,41 @@ def draw_alpha(
     objects meet in the colour of who is in front (a mixture where undecided); the objects, framed in their colours."""
     inputs = compose(example, framing, None)
     scene = cv2.resize(cut(picture, inputs.frame), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    shown = in_front(np.asarray(scene, np.uint8), inputs.regions, readouts)
+    return _side_by_side([np.asarray(scene, np.uint8), shown, things(inputs.objects)])
+
+
+def in_front(scene: NDArray[np.uint8], regions: NDArray[np.bool_], readouts: Sequence[Readout]) -> NDArray[np.uint8]:
+    """The scene [S, S, 3] in grey, with outlines of the regions [K, R, R], and where these meet the colour of who is in
+    front, or a mixture."""
+    side = scene.shape[0]
     grid = max(readout.alpha.shape[1] for readout in readouts)
     alpha = mean_alpha(readouts, grid)
     known = ~np.isnan(alpha[0])
-    colours = COLOURS[np.arange(len(alpha)) % len(COLOURS)]
+    colours = _colours(len(alpha))
     tint = np.einsum("kyx,kc->yxc", np.nan_to_num(alpha), colours)
-    large = cv2.resize(tint.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
-    where = cv2.resize(known.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)[..., None]
+    large = cv2.resize(tint.astype(np.float32), (side, side), interpolation=cv2.INTER_NEAREST)
+    where = cv2.resize(known.astype(np.float32), (side, side), interpolation=cv2.INTER_NEAREST)[..., None]
     grey = scene.mean(2, keepdims=True) * 0.6 + 100
     shown = np.where(where > 0, (1 - STRENGTH) * scene + STRENGTH * large, grey)
-    for k, region in enumerate(inputs.regions):
-        outline = cv2.resize(region.view(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+    for k, region in enumerate(regions[: len(alpha)]):
+        outline = cv2.resize(region.view(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
         contours, _ = cv2.findContours(outline, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(shown, contours, -1, colours[k].tolist(), 2)
-    return _side_by_side([scene, np.rint(shown).astype(np.uint8), _things(inputs.objects, colours)])
+    return np.rint(shown).astype(np.uint8)
 
 
-def _things(objects: NDArray[np.uint8], colours: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Object pictures, two or more rows of them, each in a frame of its colour; [SIDE, w, 3]."""
+def _colours(num_objects: int) -> NDArray[np.float32]:
+    return COLOURS[np.arange(num_objects) % len(COLOURS)]
+
+
+def things(objects: NDArray[np.uint8], height: int = SIDE) -> NDArray[np.uint8]:
+    """Object pictures [K, S, S, 4], two or more rows of them, each in a frame of its colour; [height, w, 3]."""
+    colours = _colours(len(objects))
     rows = max(2, int(np.ceil(np.sqrt(len(objects)))))
-    side = (SIDE - (rows - 1) * GAP) // rows
+    side = (height - (rows - 1) * GAP) // rows
     columns = -(-len(objects) // rows)
-    sheet = np.full((SIDE, columns * side + (columns - 1) * GAP, 3), 255, np.uint8)
+    sheet = np.full((height, columns * side + (columns - 1) * GAP, 3), 255, np.uint8)
     for k, thing in enumerate(objects):
         y, x = (k % rows) * (side + GAP), (k // rows) * (side + GAP)
         framed = np.empty((side, side, 3), np.uint8)

@@ -5,6 +5,7 @@ are small, is learned along with the coarse: a small model that starts from noth
 convolution's kernel is a matrix of [out channels, all its inputs].
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -13,8 +14,19 @@ from torch import Tensor, nn
 
 from pics_common.errors import UserError
 from pics_model.muon import Muon
+from pics_model.parallel import parted, whole_tensors
 
 OptimizerKind = Literal["muon", "adamw"]
+ScheduleKind = Literal["linear", "cosine", "constant"]
+
+
+def rate(step: int, warmup: int, total: int, schedule: ScheduleKind = "linear") -> float:
+    """The learning rate's factor, 0 to 1: rises over `warmup` steps, then falls to zero at `total` as `schedule` says,
+    in a straight line or as half a cosine; `constant` stays."""
+    rise = (step + 1) / max(warmup, 1)
+    left = max(0.0, min(1.0, (total - step) / max(total - warmup, 1)))
+    fall = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[schedule]
+    return min(1.0, rise, fall)
 
 
 class Optimizer:
@@ -48,16 +60,19 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = rate * factor
             part.step()
-            part.zero_grad(set_to_none=True)
-        for weight in self.weights.values():
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """As if there had been no backward pass."""
+        for weight in [*self.weights.values(), *self.views.values()]:
             weight.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the optimiser remembers, as `<weight>:<what>`."""
+        """All that the optimiser remembers, whole, as `<weight>:<what>`. Every rank must call it."""
         out: dict[str, Tensor] = {}
         for part, _, names in self.parts:
             for index, entry in part.state_dict()["state"].items():
-                out |= {f"{names[index]}:{what}": value.detach().contiguous() for what, value in entry.items()}
+                out |= whole_tensors({f"{names[index]}:{what}": value for what, value in entry.items()})
         return out
 
     def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -79,5 +94,8 @@ class Optimizer:
             for index, name in enumerate(names):
                 if wanted not in found[name]:
                     raise UserError(f"checkpoint {source}: made with `--optimizer {kind}`; give it to go on")
-                state["state"][index] = found[name]
+                like = self.weights[name]
+                state["state"][index] = {
+                    what: parted(value, like) if value.ndim else value for what, value in found[name].items()
+                }
             part.load_state_dict(state)

@@ -1,6 +1,7 @@
 """The processes of a run: one, or as many as torchrun started; threads, device and the numbers' own traps set."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from pics_common.errors import UserError
 # Ranks exchange more than gradients only so often: at a number of steps and not a time, as their clocks differ.
 STEPS_BETWEEN_TALKS = 10
 
+# How gloo and NCCL say that they cannot reach a rank any more.
+LOST = re.compile(r"Connection closed by peer|Connection reset|Broken pipe|remote process exited|ncclRemoteError")
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -30,12 +34,16 @@ class Ranks:
         """Whether this rank writes files and talks."""
         return self.rank == 0
 
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, float64; every rank must call it."""
+        values = values.detach().double().clone()
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
     def mean(self, value: Tensor) -> float:
         """The mean of a number over all ranks; every rank must call it."""
-        value = value.detach().double().clone()
-        if self.size > 1:
-            dist.all_reduce(value)
-        return value.item() / self.size
+        return self.sum(value).item() / self.size
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on any rank; every rank must call it."""
@@ -60,8 +68,16 @@ def one_process_group(threads: int = 0) -> Iterator[Ranks]:
             yield Ranks(0, 1, device)
             return
         dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+        rank = dist.get_rank()
         try:
-            yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+            yield Ranks(rank, dist.get_world_size(), device)
+        except RuntimeError as error:
+            if not LOST.search(str(error)):
+                raise
+            raise UserError(
+                f"rank {rank}: another rank has ended; what it said is above, or the system killed it; --resume goes "
+                f"on from the last checkpoint"
+            ) from error
         finally:
             dist.destroy_process_group()
 

@@ -4,160 +4,51 @@ The clock of a run is `samples`: order of data, noise, timesteps, learning rate 
 settings and of it. So a run continues from a checkpoint as if it had never stopped, and nothing else is kept.
 """
 
-import math
 import sys
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
-from pics_model.augment import AugmentSettings
 from pics_model.backbone import num_parameters
+from pics_model.board import require_logger
 from pics_model.checkpoint import (
     TrainState,
+    best_checkpoint,
+    checkpoint_tensors,
     describe,
     fingerprint,
     first_difference,
     list_checkpoints,
     load_checkpoint,
-    parts_of,
     read_state,
     save_checkpoint,
-    save_snapshot,
 )
 from pics_model.denoising import DenoisingLoss, Draws, draw
+from pics_model.ema import Ema
+from pics_model.guard import Guard
+from pics_model.held_out import HeldOut, hold_out
 from pics_model.infer import load_model
 from pics_model.inputs import Batch
-from pics_model.objectives import TimestepRule
-from pics_model.optimizer import Optimizer, OptimizerKind
+from pics_model.learner import Learner
+from pics_model.lora import merged
+from pics_model.optimizer import Optimizer, rate
+from pics_model.parallel import shared_out, whole_tensors
 from pics_model.pipeline import PICSPipeline
 from pics_model.presets import build, load_preset
 from pics_model.ranks import STEPS_BETWEEN_TALKS, Ranks, one_process_group, terminations
-from pics_model.settings import plain, require_ranges
+from pics_model.settings import plain
+from pics_model.shard_reader import MissingSplitError
+from pics_model.snapshot import keep_as, parts_of, save_model, with_weights
 from pics_model.stream import ShardStream
-from pics_model.trainable import Trains, choose_trainable
+from pics_model.train_config import TrainConfig
+from pics_model.trainable import choose_trainable
 from pics_model.watch import Watch
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """Trains a compositing model on shards."""
-
-    shards: Path
-    """Folder of shards, or one tar."""
-    out: Path
-    """Folder of the run: checkpoints, TensorBoard logs, and the model."""
-    preset: str | None = None
-    """Name of a preset, or path of a YAML file like it, to start from random weights; `tiny` if nothing is given."""
-    init: Path | None = None
-    """Folder of a saved model or of a run, to start from its weights, in place of a preset."""
-    trains: Trains = "all"
-    """What moves: all; what the authors trained (ControlNet, U-Net's decoder, projector, and the interaction's own
-    weights everywhere); or the interaction's own weights and the projector alone."""
-    steps: int = 1000
-    """Optimiser steps in all; the learning rate falls to zero over them."""
-    batch_size: int = 16
-    """Samples a step, over all ranks together."""
-    optimizer: OptimizerKind = "muon"
-    """`muon` learns far faster from nothing; `adamw` is the published choice, for fine-tuning."""
-    matrix_rate: float = 0.02
-    """Muon's learning rate, for matrices and convolutions."""
-    learning_rate: float = 2e-3
-    """AdamW's learning rate, for all else."""
-    warmup: int = 20
-    """Steps over which the learning rate rises."""
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    background_weight: float = 0.1
-    """Weight of the loss outside of the regions, where the output is not used; 1 inside."""
-    unconditional_dropout: float = 0.05
-    """Share of samples that are trained without object codes, for guidance."""
-    object_dropout: float = 0.0
-    """Share of samples, of those with two objects or more, of which one is left out and stays in the background: so the
-    model also learns to insert objects one at a time."""
-    side_dropout: float = 0.3
-    """Share of samples that are trained without views and words of their objects, where the model takes such."""
-    timesteps: TimestepRule = "uniform"
-    """Noise levels that are trained: evenly; `published`, 70 % from the less noisy half; `logit_normal`, most from the
-    middle, usual for flow matching."""
-    min_snr: float = 0.0
-    """Gamma of min-SNR weighting, 5 in its paper; 0 weighs all noise levels alike."""
-    cutouts: Literal["visible", "full", "mix"] = "visible"
-    """Object pictures: as far as the photo shows them, whole where the shards know it, or either by chance."""
-    rotation: float = 30.0
-    """Each object picture is turned in the plane by an angle from U(-a, a), in degrees; 0 turns none."""
-    rotation_chance: float = 1.0
-    """Share of object pictures that are turned."""
-    flip: float = 0.0
-    """Share of object pictures that are mirrored, left to right."""
-    colour: float = 0.0
-    """Strength of changes of brightness and contrast of object pictures, 0 to 1; the authors' is 0.1."""
-    colour_chance: float = 1.0
-    """Share of object pictures whose colours are changed."""
-    stored_rotations: bool = False
-    """Takes turned pictures that the shards hold, where one is within --rotation, in place of turning anew."""
-    split: Literal["train", "val", "all"] = "train"
-    seed: int = 0
-    workers: int = 1
-    """Loader processes a rank; 0 loads in the training process."""
-    threads: int = 0
-    """CPU threads a rank; 0 shares the machine's cores among the ranks."""
-    bf16: bool = False
-    """Computes in bfloat16 where it is safe."""
-    checkpointing: bool = False
-    """Gradient checkpointing: less memory, more time."""
-    save_every: int = 500
-    """Steps between checkpoints."""
-    keep: int = 2
-    """Checkpoints kept."""
-    log_every: float = 10.0
-    """Seconds between lines in the terminal."""
-    resume: bool = False
-    """Goes on with the newest checkpoint of `out`, if there is one."""
-
-    def __post_init__(self) -> None:
-        anything = (0, math.inf)
-        require_ranges(
-            self,
-            {
-                "steps": (1, math.inf),
-                "batch_size": (1, math.inf),
-                "matrix_rate": anything,
-                "learning_rate": anything,
-                "warmup": anything,
-                "weight_decay": anything,
-                "clip": (1e-9, math.inf),
-                "background_weight": anything,
-                "unconditional_dropout": (0, 1),
-                "object_dropout": (0, 1),
-                "side_dropout": (0, 1),
-                "min_snr": anything,
-                "seed": (0, 2**63 - 1),
-                "workers": anything,
-                "threads": anything,
-                "save_every": (1, math.inf),
-                "keep": (1, math.inf),
-                "log_every": anything,
-            },
-        )
-        self.augment  # noqa: B018  # refuses settings that cannot work
-
-    @property
-    def augment(self) -> AugmentSettings:
-        """What is changed in object pictures."""
-        return AugmentSettings(
-            self.rotation, self.rotation_chance, self.flip, self.colour, self.colour_chance, self.stored_rotations
-        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -177,39 +68,44 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
     pipeline = _model(config).to(ranks.device)
     if not config.init and ranks.is_first:
         _tell_of_random_parts(pipeline)
-    stream = ShardStream(
-        config.shards,
-        pipeline.framing,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        num_workers=config.workers,
-        split=config.split,
-        cutouts=config.cutouts,
-        augment=config.augment,
-    )
-    module = DenoisingLoss(pipeline, config.background_weight, config.min_snr)
-    rates = (config.learning_rate, config.matrix_rate)
-    optimizer = Optimizer(module, config.optimizer, *rates, config.weight_decay)
-    steps = _resume(config, module, optimizer)
-    ddp = DistributedDataParallel(module) if ranks.size > 1 else module
-    watch = Watch(config.out, config.steps, config.batch_size, config.log_every, ranks)
+    stream = _stream(config, pipeline, ranks)
+    model = describe(pipeline), fingerprint(pipeline)
+    learner = _learner(config, pipeline, ranks)
+    steps = _resume(config, learner, *model)
+    held_out = _held_out(config, pipeline, ranks)
+    guard, watch = Guard(ranks, config.max_skipped), Watch(config, ranks)
     batches = stream.batches(steps * config.batch_size)
+    left_out = (0, 0)
     # Closed before an error leaves here: it would keep the loader's workers alive, and Python waits for them at exit.
     with watch, terminations() as terminated, closing(cast("Generator[Batch]", batches)):
-        watch.start(plain(config) | {"preset": pipeline.config.preset}, pipeline, stream.num_samples, steps)
+        begun_with = {"preset": pipeline.config.preset}
+        watch.start({"settings": plain(config) | begun_with, "model": model[0]}, pipeline, stream.num_samples, steps)
         stopped = False
         while steps < config.steps and not stopped:
             batch = watch.waiting(batches).to(ranks.device)
-            loss, norm = _step(ddp, optimizer, batch, _draw(batch, pipeline, config).to(ranks.device), steps, config)
+            factor = rate(steps, config.warmup, config.steps, config.schedule)
             steps += 1
+            samples = steps * config.batch_size
+            # Nothing draws from the global generator. Should a user's model do so, it too is a function of the clock.
+            torch.manual_seed(config.seed + samples * ranks.size + ranks.rank)
+            draws = _draw(batch, pipeline, config).to(ranks.device)
+            step = learner.step(batch, draws, config.accumulate, factor, samples, config.on_nan == "skip")
+            if not step.moved:
+                guard.left_out_step(steps, batch.keys)
             stopped = (ranks.size == 1 or steps % STEPS_BETWEEN_TALKS == 0) and ranks.any(terminated())
             saving = steps % config.save_every == 0 or steps == config.steps or stopped
-            watch.step(steps, loss, norm, rate(steps - 1, config.warmup, config.steps), saving)
-            if saving and ranks.is_first:
-                _save(config, module, optimizer, steps)
-        watch.finish(steps, config.out / "model")
+            watch.step(steps, step, factor, saving)
+            if watch.is_due(steps, saving):
+                left_out = guard.agree()
+            val_loss = None
+            if held_out and not stopped and (steps % config.val_every == 0 if config.val_every else saving):
+                with watch.aside():
+                    val_loss = _validate(held_out, learner, pipeline, ranks, watch, steps)
+            if saving:
+                state = TrainState(samples, *model, plain(config), {"seed": config.seed, "samples": samples}, val_loss)
+                with watch.aside():
+                    _save(config, learner, state, ranks)
+        watch.finish(steps, config.out / "model", left_out)
     return steps >= config.steps
 
 
@@ -223,9 +119,12 @@ def _model(config: TrainConfig) -> PICSPipeline:
             f"--init {config.init}: its scheduler is a {type(scheduler).__name__}, which is only for sampling; "
             f"expected DDIMScheduler or FlowMatchEulerDiscreteScheduler"
         )
-    choose_trainable(pipeline, config.trains)
+    pipeline.set_progress_bar_config(disable=True)
+    choose_trainable(pipeline, config.trains, config.lora_rank)
     if config.checkpointing:
         pipeline.backbone.enable_gradient_checkpointing()
+    if config.compile:
+        pipeline.backbone.compile_repeated_blocks()
     return pipeline
 
 
@@ -237,16 +136,57 @@ def _tell_of_random_parts(pipeline: PICSPipeline) -> None:
             print(f"note: {name} is random and not trained; `python -m pics_model.start` makes models of trained parts")
 
 
-def _step(
-    ddp: nn.Module, optimizer: Optimizer, batch: Batch, draws: Draws, steps: int, config: TrainConfig
-) -> tuple[Tensor, Tensor]:
-    """One optimiser step; returns this rank's loss and the gradient's norm before clipping."""
-    with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=config.bf16):
-        loss: Tensor = ddp(batch, draws)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(list(ddp.parameters()), config.clip)
-    optimizer.step(rate(steps, config.warmup, config.steps))
-    return loss.detach(), norm
+def _stream(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> ShardStream:
+    return ShardStream(
+        config.shards,
+        pipeline.framing,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        num_workers=config.workers,
+        split=config.split,
+        cutouts=config.cutouts,
+        augment=config.augment,
+    )
+
+
+def _learner(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> Learner:
+    module = DenoisingLoss(pipeline, config.background_weight, config.min_snr)
+    model = shared_out(module, ranks, config.parallel)
+    rates = (config.learning_rate, config.matrix_rate)
+    optimizer = Optimizer(module, config.optimizer, *rates, config.weight_decay)
+    ema = Ema(module, config.ema) if config.ema else None
+    return Learner(module, model, optimizer, ema, config.bf16, config.clip)
+
+
+def _held_out(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> HeldOut | None:
+    """What to validate on; None, and a word about it, where shards hold nothing for it."""
+    if not config.val_samples:
+        return None
+    shown = config.grid_samples if config.parallel == "ddp" else 0
+    if config.grid_samples > shown and ranks.is_first:
+        print("note: --grid-samples: nothing is composed while --parallel fsdp shares the model out")
+    share = config.batch_size // config.accumulate
+    try:
+        if config.shards.is_file() and not config.val_shards:
+            raise MissingSplitError(f"{config.shards} is all there is")
+        path = config.val_shards or config.shards
+        return hold_out(path, pipeline, ranks, share, config.val_samples, shown, config.cutouts)
+    except MissingSplitError as error:
+        if config.val_shards:
+            raise
+        if ranks.is_first:
+            print(f"note: no validation: {error}; --val-shards gives others to validate on")
+        return None
+
+
+def _validate(
+    held_out: HeldOut, learner: Learner, pipeline: PICSPipeline, ranks: Ranks, watch: Watch, steps: int
+) -> float:
+    losses = held_out.losses(learner, ranks)
+    watch.validated(steps, losses, held_out.picture(learner, pipeline))
+    return losses["val_loss"]
 
 
 def _draw(batch: Batch, pipeline: PICSPipeline, config: TrainConfig) -> Draws:
@@ -254,59 +194,67 @@ def _draw(batch: Batch, pipeline: PICSPipeline, config: TrainConfig) -> Draws:
     return draw(batch.seeds, batch.num_objects, pipeline.latent_shape, config.timesteps, *dropouts)
 
 
-def rate(step: int, warmup: int, total: int) -> float:
-    """The learning rate's factor: rises over `warmup` steps, then falls in a straight line to zero at `total`."""
-    rise = (step + 1) / max(warmup, 1)
-    fall = (total - step) / max(total - warmup, 1)
-    return max(0.0, min(1.0, rise, fall))
-
-
 def _check(config: TrainConfig, ranks: Ranks) -> None:
-    if config.init and config.preset:
-        raise UserError(f"--preset {config.preset}: --init {config.init} brings sizes and weights; give one of the two")
-    if config.batch_size % ranks.size:
-        raise UserError(f"--batch-size {config.batch_size}: expected a multiple of the {ranks.size} ranks")
+    require_logger(config.logger)
+    if config.batch_size % (ranks.size * config.accumulate):
+        parts = f" times --accumulate {config.accumulate}" if config.accumulate > 1 else ""
+        raise UserError(f"--batch-size {config.batch_size}: expected a multiple of the {ranks.size} ranks{parts}")
     if not config.resume and list_checkpoints(config.out):
         raise UserError(f"--out {config.out} holds a run; --resume continues it, or choose another folder")
 
 
-def _save(config: TrainConfig, module: DenoisingLoss, optimizer: Optimizer, steps: int) -> None:
-    """The snapshot first: were the run killed between the two, it would save both again."""
-    pipeline = module.pipeline[0]
-    state = TrainState(steps * config.batch_size, describe(pipeline), fingerprint(pipeline), plain(config))
-    try:
-        save_snapshot(config.out, pipeline)
-        save_checkpoint(config.out, module, optimizer, state, config.keep)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"run {config.out}: cannot be written ({error}); make room for it, then --resume") from None
+def _save(config: TrainConfig, learner: Learner, state: TrainState, ranks: Ranks) -> None:
+    """The snapshot first: were the run killed between the two, it would save both again. Every rank must call it."""
+    files = checkpoint_tensors(learner)
+    pipeline = learner.module.pipeline[0]
+    # Users get the mean where there is one, adapters added to their matrices, and no parts of weights.
+    with learner.shown():
+        tensors = {} if _is_plain(config) else merged(whole_tensors(learner.module.state_dict()))
+        if not ranks.is_first:
+            return
+        try:
+            model = save_model(config.out / "model", with_weights(pipeline, tensors) if tensors else pipeline)
+            before = best_checkpoint(config.out)
+            best = read_state(before).val_loss if before else None
+            if state.val_loss is not None and (best is None or state.val_loss <= best):
+                keep_as(model, config.out / "best")
+            save_checkpoint(config.out, files, state, config.keep)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"run {config.out}: cannot be written ({error}); make room for it, then --resume") from None
 
 
-def _resume(config: TrainConfig, module: DenoisingLoss, optimizer: Optimizer) -> int:
+def _is_plain(config: TrainConfig) -> bool:
+    """Whether the model's own weights are those that users get."""
+    return config.trains != "lora" and config.parallel == "ddp"
+
+
+def _resume(config: TrainConfig, learner: Learner, model: dict[str, object], frozen: str) -> int:
     """Loads the newest checkpoint if asked to; returns the steps done."""
     found = list_checkpoints(config.out) if config.resume else []
     if not found:
         return 0
     state = read_state(found[-1])
-    begun = f"--init {config.init}" if config.init else f"--preset {config.preset or 'tiny'}"
-    different = first_difference(state.model, describe(module.pipeline[0]))
+    different = first_difference(state.model, model)
     if different:
         key, before, now = different
         raise UserError(
-            f"checkpoint {found[-1]}: made with another model than {begun}: `{key}` was {before!r} and is {now!r}; "
-            f"begin as that run did, or give another --out"
+            f"checkpoint {found[-1]}: made with another model than {config.begun}: `{key}` was {before!r} and is "
+            f"{now!r}; begin as that run did, or give another --out"
         )
-    if state.settings.get("trains") != config.trains:
-        raise UserError(f"--trains {config.trains}: {found[-1]} was made with {state.settings.get('trains')}")
-    if state.frozen != fingerprint(module.pipeline[0]):
+    for name in ("trains", "ema"):
+        before, now = state.settings.get(name), getattr(config, name)
+        if bool(before) != bool(now) or (name == "trains" and before != now):
+            raise UserError(f"--{name} {now}: {found[-1]} was made with {before}")
+    if state.frozen != frozen:
         raise UserError(
-            f"checkpoint {found[-1]}: the weights of {begun} that are not trained are others than those the run began "
-            f"with; begin as that run did, or give another --out"
+            f"checkpoint {found[-1]}: the weights of {config.begun} that are not trained are others than those the run "
+            f"began with; begin as that run did, or give another --out"
         )
     if state.samples % config.batch_size:
         raise UserError(
             f"--batch-size {config.batch_size}: {found[-1]} stands at {state.samples} samples, no multiple of it"
         )
-    load_checkpoint(found[-1], module, optimizer)
+    load_checkpoint(found[-1], learner, state)
     return state.samples // config.batch_size
 
 

@@ -12,7 +12,7 @@ from pics_data.cli import COMMANDS
 from pics_model.convert import ConvertConfig
 from pics_model.infer import InferConfig
 from pics_model.start import StartConfig
-from pics_model.train import TrainConfig
+from pics_model.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {

@@ -24,7 +24,7 @@ from pics_model.pipeline import PICSPipeline
 from pics_model.presets import build, load_preset
 from pics_model.shard_reader import open_shards, read_example
 from pics_model.stream import ShardStream
-from pics_model.train import TrainConfig
+from pics_model.train_config import TrainConfig
 from tests.model.shards_for_tests import encode, make_members, write_shards, write_tar
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

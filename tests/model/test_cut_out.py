@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pics_common.errors import UserError
-from pics_model.checkpoint import save_snapshot
 from pics_model.cut_out import CutOut, load_cut_out
 from pics_model.infer import main
 from pics_model.jobs import load_job, read_jobs
 from pics_model.pictures import as_object
 from pics_model.presets import build, load_preset
+from pics_model.snapshot import save_model
 from tests.data.checkpoints_for_tests import bright_onnx
 from tests.model.models_for_tests import pipeline_of
 from tests.model.test_jobs import write_job
@@ -95,7 +95,7 @@ def _generator():
 def test_the_command_cuts_and_says_where_it_had_nothing_to_do(
     network: Path, mini: Path, mini_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_snapshot(tmp_path / "run", build(load_preset(str(mini))))
+    save_model(tmp_path / "run" / "model", build(load_preset(str(mini))))
     folder = write_job(tmp_path / "job")
     words = ["--model", tmp_path / "run", "--jobs", folder, "--steps", 1, "--cut-out", network]
     assert main([str(word) for word in [*words, "--out", tmp_path / "a"]]) == 0

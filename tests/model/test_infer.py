@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from pics_common.errors import UserError
-from pics_model.checkpoint import save_snapshot
 from pics_model.dino_encoder import DinoObjectEncoder
 from pics_model.infer import InferConfig, load_model, main, run
 from pics_model.inputs import compose
@@ -28,7 +27,7 @@ from tests.model.test_jobs import write_job
 def model(mini, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     run = tmp_path_factory.mktemp("run")
-    save_snapshot(run, build(load_preset(str(mini))))
+    save_model(run / "model", build(load_preset(str(mini))))
     return run
 
 

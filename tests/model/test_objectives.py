@@ -17,7 +17,7 @@ from pics_model.objectives import (
     target_of,
     weighted_error,
 )
-from pics_model.train import rate
+from pics_model.optimizer import rate
 
 DIFFUSION = ("epsilon", "v_prediction", "sample")
 

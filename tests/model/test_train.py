@@ -1,5 +1,6 @@
-"""Training: it learns, resumes exactly, runs on several ranks, survives kill -9, and refuses what cannot work."""
+"""Training: it learns, resumes exactly, ends when told to, and refuses what cannot work."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from pics_common.errors import UserError
 from pics_model.checkpoint import list_checkpoints, read_state
 from pics_model.presets import build, load_preset
 from pics_model.train import main
+from tests.model.runs_for_tests import start
 
 
 def words(shards: Path, mini: Path, out: Path, *more: object) -> list[str]:
@@ -32,6 +35,12 @@ def tensors(run: Path, which: int = -1) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def wait_for(path: Path, going: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.is_file() and going() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def losses(run: Path) -> list[dict[str, float]]:
@@ -125,53 +134,25 @@ def test_every_weight_moves(whole_run, mini) -> None:
     assert not [name for name in end if torch.equal(start[name], end[name])]
 
 
-def launch(*line: str, ranks: int = 1) -> subprocess.Popen[str]:
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    start = run if ranks > 1 else [sys.executable]
-    return subprocess.Popen([*start, "-m", "pics_model.train", *line], text=True, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-
-
-def test_two_ranks_train_as_one_does(whole_run, mini_shards, mini, tmp_path) -> None:
-    """Four samples a step, shared out or not: the same gradient, up to the order of its sums."""
-    done = launch(*words(mini_shards, mini, tmp_path / "run", "--steps", 20, "--save-every", 10), ranks=2)
-    output, _ = done.communicate(timeout=120)
-    assert done.returncode == 0, output
-    one, two = losses(whole_run), losses(tmp_path / "run")
-    assert [entry["samples"] for entry in one] == [entry["samples"] for entry in two]
-    assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], rel=1e-3)
-
-
-def test_killed_without_warning_it_goes_on_as_if_nothing_had_been(whole_run, mini_shards, mini, tmp_path) -> None:
-    out = tmp_path / "run"
-    line = words(mini_shards, mini, out, "--steps", 20, "--save-every", 1, "--keep", 30)
-    process = launch(*line)
-    deadline = time.monotonic() + 90
-    while len(list_checkpoints(out)) < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    reached = len(list_checkpoints(out))
-    assert 3 <= reached < 20
-    (out / "checkpoints" / ".000000009999.partial").mkdir()  # what a killed write leaves
-    assert main([*line, "--resume"]) == 0
-    assert same(tensors(out), tensors(whole_run))
-
-
 @pytest.mark.parametrize(("ranks", "whole_group"), [(1, False), (1, True), (2, False)])
 def test_told_to_end_it_saves_and_a_resumed_run_goes_on(mini_shards, mini, tmp_path, ranks, whole_group) -> None:
     """Where machines are lent, SIGTERM comes first; to the process alone, or to its loader workers as well."""
     out = tmp_path / "run"
     line = words(mini_shards, mini, out, "--steps", 100_000, "--save-every", 100_000)
     line[line.index("--workers") + 1] = "2"
-    process = launch(*line, ranks=ranks)
-    deadline = time.monotonic() + 90
-    while not (out / "history.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=90)
-    if ranks == 1:
-        assert process.returncode == 143, output
+    if ranks > 1:  # torchrun passes it on to its ranks
+        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        process = subprocess.Popen([*run, "-m", "pics_model.train", *line], text=True, start_new_session=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        wait_for(out / "history.jsonl", lambda: process.poll() is None)
+        process.terminate()
+        output, _ = process.communicate(timeout=90)
+    else:
+        going = start(line, tmp_path / "log")
+        going.wait_until((out / "history.jsonl").is_file)
+        going.end(whole_group)
+        assert going.wait() == [143]
+        output = going.said
         assert "Traceback" not in output
     (checkpoint,) = list_checkpoints(out)
     steps = read_state(checkpoint).samples // 4
@@ -183,7 +164,8 @@ def test_an_error_in_the_middle_ends_the_process(mini_shards, mini, tmp_path) ->
     """Loader workers, which do not hear SIGTERM, must not keep it: here nobody reads its lines any more."""
     line = words(mini_shards, mini, tmp_path / "run", "--steps", 100_000, "--log-every", 0)
     line[line.index("--workers") + 1] = "1"
-    process = launch(*line)
+    process = subprocess.Popen([sys.executable, "-m", "pics_model.train", *line], text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     try:
         assert process.stdout is not None
         assert process.stdout.readline()
@@ -256,16 +238,25 @@ def test_a_checkpoint_with_other_weights_is_refused(whole_run, mini_shards, mini
     else:
         weights["lacking"] = weights.pop(next(iter(weights)))
     save_file(weights, path)
+    state = json.loads((path.parent / "state.json").read_text())
+    state["sha256"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (path.parent / "state.json").write_text(json.dumps(state))
     with pytest.raises(UserError, match=r"weights\.safetensors: weight `.*remove its folder to resume from before"):
         main(words(mini_shards, mini, copy, "--steps", 30, "--resume"))
 
 
-def test_a_damaged_checkpoint_is_named(whole_run, mini_shards, mini, tmp_path) -> None:
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("damage", ["cut off", "one bit", "gone"])
+def test_a_damaged_checkpoint_is_named(whole_run, mini_shards, mini, tmp_path, file, damage) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(whole_run, copy)
-    weights = list_checkpoints(copy)[-1] / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=r"weights\.safetensors: unreadable"):
+    path = list_checkpoints(copy)[-1] / file
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1000] if damage == "cut off" else data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match=rf"{file}: (damaged|unreadable).*; remove its folder to resume from before"):
         main(words(mini_shards, mini, copy, "--steps", 30, "--resume"))
 
 
