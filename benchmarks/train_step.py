@@ -53,7 +53,7 @@ def main() -> int:
     config = parse_recipe(BenchConfig, sys.argv[1:], prog="train_step")
     with one_process_group(config.threads):
         torch.manual_seed(0)
-        training = TrainConfig(shards=config.shards, out=Path("unused"), batch_size=config.batch_size)
+        training = TrainConfig(shards=(str(config.shards),), out=Path("unused"), batch_size=config.batch_size)
         pipeline = build(load_preset(config.preset))
         module = DenoisingLoss(pipeline, training.background_weight)
         optimizer = Optimizer(module, "muon", training.learning_rate, training.matrix_rate, training.weight_decay)

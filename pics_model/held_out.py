@@ -1,7 +1,8 @@
 """Validation: the same held-out samples with the same noise each time and in every run, so that curves compare."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -11,13 +12,16 @@ from pics_model.denoising import Draws, draw
 from pics_model.grid import draw_rows
 from pics_model.inputs import Batch
 from pics_model.learner import Learner
+from pics_model.order import rank_positions
 from pics_model.pipeline import PICSPipeline
 from pics_model.ranks import Ranks
-from pics_model.shard_reader import Cutouts
-from pics_model.stream import ShardStream, rank_positions
+from pics_model.stream import ShardStream
 
 BANDS = ("clear", "medium", "noisy")  # thirds of the way from picture to noise
 SEED = 0  # of their order, sizes and noise: not the run's own
+
+# Opens the held-out samples, seed `SEED`, for a batch size and this rank of some ranks.
+OpenStream: TypeAlias = Callable[[int, Ranks], ShardStream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +64,17 @@ class HeldOut:
 
 
 def hold_out(
-    path: Path,
-    pipeline: PICSPipeline,
-    ranks: Ranks,
-    batch_size: int,
-    num_samples: int,
-    num_shown: int,
-    cutouts: Cutouts = "visible",
+    open_stream: OpenStream, pipeline: PICSPipeline, ranks: Ranks, batch_size: int, num_samples: int, num_shown: int
 ) -> HeldOut:
-    """Reads the first samples of a fixed order of the split `val`, this rank's share, in batches of at most
+    """Reads the first samples of the stream that `open_stream` opens, this rank's share, in batches of at most
     `batch_size` over all ranks; they are kept in memory, as the small integers that shards hold.
 
-    Raises `UserError` for shards that cannot be used, `MissingSplitError` for those that hold no such split.
+    Raises `UserError` for shards that cannot be used, `MissingSplitError` for those that hold nothing held out.
     """
-
-    def stream(size: int, rank: int = 0, num_ranks: int = 1) -> ShardStream:
-        return ShardStream(
-            path, pipeline.framing, batch_size=size, seed=SEED, rank=rank, world_size=num_ranks, split="val",
-            cutouts=cutouts,
-        )  # fmt: skip
-
-    count = min(num_samples, stream(1).num_samples)
+    alone = Ranks(0, 1, ranks.device)
+    count = min(num_samples, open_stream(1, alone).num_samples)
     batch_size = ranks.size * min(batch_size // ranks.size, -(-count // ranks.size))
-    batches = stream(batch_size, ranks.rank, ranks.size).batches()
+    batches = open_stream(batch_size, ranks).batches()
     parts = []
     for step in range(-(-count // batch_size)):
         batch = next(batches)
@@ -91,7 +83,7 @@ def hold_out(
         # Evenly spread over all levels of noise, in an order that has nothing to do with that of the samples.
         levels = (places * _coprime(count) % count + 0.5) / count
         parts.append((batch, replace(draws, places=levels.float()), (places < count).float()))
-    shown = next(stream(min(num_shown, count)).batches()) if num_shown and ranks.is_first else None
+    shown = next(open_stream(min(num_shown, count), alone).batches()) if num_shown and ranks.is_first else None
     return HeldOut(parts, shown, count)
 
 

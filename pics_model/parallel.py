@@ -41,6 +41,20 @@ def shared_out(module: DenoisingLoss, ranks: Ranks, how: Parallel) -> nn.Module:
 
 
 @contextmanager
+def let_go(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` can be trained; afterwards not any more, and no longer holds the process group.
+
+    DDP's reducer would be the last to hold it. It would then end gloo's threads while it has Python's lock, for which
+    one of these may be waiting to free a tensor: a process in ten that ended soon after a step never did.
+    """
+    try:
+        yield
+    finally:
+        if isinstance(model, DistributedDataParallel):
+            del model.logger, model.reducer
+
+
+@contextmanager
 def synchronised(model: nn.Module, now: bool) -> Iterator[None]:
     """Inside, gradients are exchanged after the backward pass; or, if not `now`, only added up on each rank."""
     waiting: AbstractContextManager[object] = nullcontext()

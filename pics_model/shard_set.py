@@ -73,6 +73,12 @@ def find_shards(sources: Sources, split: Split = "all", whole: bool = True) -> l
     return found
 
 
+def is_one_tar(place: Place) -> bool:
+    """Whether a source is a tar, which has no splits."""
+    url = str(place)
+    return url.endswith(".tar") if storage.is_remote(url) else storage.local_path(url).is_file()
+
+
 def digest_of(shards: Sequence[Shard], counts: Sequence[int], copies: Sequence[int]) -> tuple[str, list[str]]:
     """What the data is: SHA-256 of a line for each shard, and these lines: name, samples, copies, content.
 
@@ -88,7 +94,7 @@ def digest_of(shards: Sequence[Shard], counts: Sequence[int], copies: Sequence[i
 def _find(place: str, split: Split, whole: bool) -> list[Shard]:
     url = place if storage.is_remote(place) else str(storage.local_path(place))
     try:
-        if url.endswith(".tar") if storage.is_remote(url) else Path(url).is_file():
+        if is_one_tar(url):
             return [Shard(url, size=storage.file_size(url))]
         data = _read_if_there(storage.join(url, "index.json"))
         if data is not None:

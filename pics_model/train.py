@@ -6,7 +6,8 @@ settings and of it. So a run continues from a checkpoint as if it had never stop
 
 import sys
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from typing import cast
 
 import torch
@@ -32,18 +33,18 @@ from pics_model.checkpoint import (
 from pics_model.denoising import DenoisingLoss, Draws, draw
 from pics_model.ema import Ema
 from pics_model.guard import Guard
-from pics_model.held_out import HeldOut, hold_out
+from pics_model.held_out import SEED, HeldOut, hold_out
 from pics_model.infer import load_model
 from pics_model.inputs import Batch
 from pics_model.learner import Learner
 from pics_model.lora import merged
 from pics_model.optimizer import Optimizer, rate
-from pics_model.parallel import shared_out, whole_tensors
+from pics_model.parallel import let_go, shared_out, whole_tensors
 from pics_model.pipeline import PICSPipeline
 from pics_model.presets import build, load_preset
 from pics_model.ranks import STEPS_BETWEEN_TALKS, Ranks, one_process_group, terminations
 from pics_model.settings import plain
-from pics_model.shard_reader import MissingSplitError
+from pics_model.shard_set import MissingSplitError, Sources, find_shards, is_one_tar
 from pics_model.snapshot import keep_as, parts_of, save_model, with_weights
 from pics_model.stream import ShardStream
 from pics_model.train_config import TrainConfig
@@ -71,18 +72,20 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
     stream = _stream(config, pipeline, ranks)
     model = describe(pipeline), fingerprint(pipeline)
     learner = _learner(config, pipeline, ranks)
-    steps = _resume(config, learner, *model)
+    steps = _resume(config, learner, stream, *model)
     held_out = _held_out(config, pipeline, ranks)
     guard, watch = Guard(ranks, config.max_skipped), Watch(config, ranks)
-    batches = stream.batches(steps * config.batch_size)
+    batches = stream.batches(device=ranks.device)
     left_out = (0, 0)
     # Closed before an error leaves here: it would keep the loader's workers alive, and Python waits for them at exit.
-    with watch, terminations() as terminated, closing(cast("Generator[Batch]", batches)):
+    with let_go(learner.model), watch, terminations() as terminated, closing(cast("Generator[Batch]", batches)):
         begun_with = {"preset": pipeline.config.preset}
-        watch.start({"settings": plain(config) | begun_with, "model": model[0]}, pipeline, stream.num_samples, steps)
+        facts = {"settings": plain(config) | begun_with, "model": model[0], "data": stream.digest}
+        watch.start(facts, pipeline, stream.num_samples, steps)
         stopped = False
         while steps < config.steps and not stopped:
-            batch = watch.waiting(batches).to(ranks.device)
+            batch = watch.waiting(batches)
+            guard.left_out_samples(batch.skipped)
             factor = rate(steps, config.warmup, config.steps, config.schedule)
             steps += 1
             samples = steps * config.batch_size
@@ -102,7 +105,7 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
                 with watch.aside():
                     val_loss = _validate(held_out, learner, pipeline, ranks, watch, steps)
             if saving:
-                state = TrainState(samples, *model, plain(config), {"seed": config.seed, "samples": samples}, val_loss)
+                state = TrainState(samples, *model, plain(config), stream.state_dict(), val_loss)
                 with watch.aside():
                     _save(config, learner, state, ranks)
         watch.finish(steps, config.out / "model", left_out)
@@ -138,7 +141,7 @@ def _tell_of_random_parts(pipeline: PICSPipeline) -> None:
 
 def _stream(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> ShardStream:
     return ShardStream(
-        config.shards,
+        config.sources,
         pipeline.framing,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -148,7 +151,44 @@ def _stream(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> ShardS
         split=config.split,
         cutouts=config.cutouts,
         augment=config.augment,
+        shuffle_shards=config.shuffle_shards,
+        cache=config.cache,
+        cache_bytes=config.cache_bytes,
+        on_damage=config.on_damage,
+        silhouettes=False,
     )
+
+
+def _held_out_stream(
+    config: TrainConfig, pipeline: PICSPipeline, sources: Sources, batch_size: int, ranks: Ranks
+) -> ShardStream:
+    return ShardStream(
+        sources,
+        pipeline.framing,
+        batch_size=batch_size,
+        seed=SEED,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        split="val",
+        cutouts=config.cutouts,
+        cache=config.cache,
+        cache_bytes=config.cache_bytes,
+    )
+
+
+def _held_out_sources(config: TrainConfig) -> Sources:
+    """Where to validate: what was named for it, or those shards that have a split `val`. Raises `MissingSplitError`."""
+    if config.val_shards:
+        return config.val_shards
+    kept = []
+    for place, weight in config.sources:
+        if not is_one_tar(place):
+            with suppress(MissingSplitError):
+                find_shards(place, "val", whole=False)
+                kept.append((place, weight))
+    if not kept:
+        raise MissingSplitError(f"shards {', '.join(config.shards)} hold no split val")
+    return kept
 
 
 def _learner(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> Learner:
@@ -169,10 +209,8 @@ def _held_out(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> Held
         print("note: --grid-samples: nothing is composed while --parallel fsdp shares the model out")
     share = config.batch_size // config.accumulate
     try:
-        if config.shards.is_file() and not config.val_shards:
-            raise MissingSplitError(f"{config.shards} is all there is")
-        path = config.val_shards or config.shards
-        return hold_out(path, pipeline, ranks, share, config.val_samples, shown, config.cutouts)
+        open_stream = partial(_held_out_stream, config, pipeline, _held_out_sources(config))
+        return hold_out(open_stream, pipeline, ranks, share, config.val_samples, shown)
     except MissingSplitError as error:
         if config.val_shards:
             raise
@@ -228,7 +266,7 @@ def _is_plain(config: TrainConfig) -> bool:
     return config.trains != "lora" and config.parallel == "ddp"
 
 
-def _resume(config: TrainConfig, learner: Learner, model: dict[str, object], frozen: str) -> int:
+def _resume(config: TrainConfig, learner: Learner, stream: ShardStream, model: dict[str, object], frozen: str) -> int:
     """Loads the newest checkpoint if asked to; returns the steps done."""
     found = list_checkpoints(config.out) if config.resume else []
     if not found:
@@ -254,6 +292,7 @@ def _resume(config: TrainConfig, learner: Learner, model: dict[str, object], fro
         raise UserError(
             f"--batch-size {config.batch_size}: {found[-1]} stands at {state.samples} samples, no multiple of it"
         )
+    stream.load_state_dict(state.stream)
     load_checkpoint(found[-1], learner, state)
     return state.samples // config.batch_size
 

@@ -11,6 +11,7 @@ from pics_model.board import Logger
 from pics_model.objectives import TimestepRule
 from pics_model.optimizer import OptimizerKind, ScheduleKind
 from pics_model.parallel import Parallel
+from pics_model.samples import Damage
 from pics_model.settings import require_ranges
 from pics_model.trainable import Trains
 
@@ -19,8 +20,8 @@ from pics_model.trainable import Trains
 class TrainConfig:
     """Trains a compositing model on shards."""
 
-    shards: Path
-    """Folder of shards, or one tar."""
+    shards: tuple[str, ...]
+    """Folder of shards, one tar, or a URL of either, s3://... or https://...; several are mixed."""
     out: Path
     """Folder of the run: checkpoints, TensorBoard logs, and the model."""
     preset: str | None = None
@@ -83,6 +84,18 @@ class TrainConfig:
     """Share of object pictures whose colours are changed."""
     stored_rotations: bool = False
     """Takes turned pictures that the shards hold, where one is within --rotation, in place of turning anew."""
+    weights: tuple[float, ...] = ()
+    """How often a sample of each of --shards is seen relative to one of the others; alike if not given."""
+    shuffle_shards: int | None = None
+    """Shards whose samples are mixed at a time; 0 mixes all, as is done with local ones. Fewer need less room where
+    shards have to be fetched."""
+    cache: Path | None = None
+    """Folder for shards that have to be fetched; one of the user's if not given."""
+    cache_gb: float = 64.0
+    """What it may hold."""
+    on_damage: Damage = "fail"
+    """What happens where a sample, or all of a shard, cannot be read: the run ends, or the next sample that can be read
+    stands in, the same one on any ranks and workers."""
     split: Literal["train", "val", "all"] = "train"
     seed: int = 0
     workers: int = 1
@@ -102,7 +115,7 @@ class TrainConfig:
     """Steps between checkpoints."""
     keep: int = 2
     """Newest checkpoints that are kept; that of the least validation loss is kept beside them."""
-    val_shards: Path | None = None
+    val_shards: str | None = None
     """Shards to validate on; those of the split `val` of --shards if not given."""
     val_every: int = 0
     """Steps between validations; 0 validates where a checkpoint is saved."""
@@ -150,16 +163,30 @@ class TrainConfig:
                 "val_samples": anything,
                 "grid_samples": anything,
                 "max_skipped": anything,
+                "shuffle_shards": anything,
+                "cache_gb": (0.001, math.inf),
                 "log_every": anything,
             },
         )
         self.augment  # noqa: B018  # refuses settings that cannot work
         if self.init and self.preset:
             raise UserError(f"--preset {self.preset}: --init {self.init} brings sizes and weights; give one of the two")
+        if self.weights and len(self.weights) != len(self.shards):
+            raise UserError(f"--weights: {len(self.weights)} for {len(self.shards)} of --shards; expected one for each")
         if self.parallel == "fsdp" and self.optimizer == "muon":
             raise UserError("--parallel fsdp: Muon needs whole matrices; give --optimizer adamw")
         if self.val_shards and not self.val_samples:
             raise UserError(f"--val-shards {self.val_shards}: without effect, as --val-samples is 0")
+
+    @property
+    def sources(self) -> list[tuple[str, float]]:
+        """The shards, each with its weight."""
+        return list(zip(self.shards, self.weights or [1.0] * len(self.shards), strict=True))
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the cache may hold."""
+        return int(self.cache_gb * 1e9)
 
     @property
     def begun(self) -> str:

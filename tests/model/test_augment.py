@@ -213,7 +213,7 @@ def test_inference_never_changes_an_object(bars, mini, monkeypatch) -> None:
 
 
 def test_training_turns_by_thirty_degrees_unless_told_otherwise(tmp_path) -> None:
-    config = TrainConfig(shards=tmp_path, out=tmp_path)
+    config = TrainConfig(shards=(str(tmp_path),), out=tmp_path)
     assert config.augment == AugmentSettings(rotation=30)
     assert replace(config, rotation=0).augment == AugmentSettings()
 
@@ -416,4 +416,4 @@ def test_an_option_without_effect_is_told(tmp_path) -> None:
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, said) -> None:
     with pytest.raises(UserError, match=said):
-        TrainConfig(shards=tmp_path, out=tmp_path, **settings)
+        TrainConfig(shards=(str(tmp_path),), out=tmp_path, **settings)

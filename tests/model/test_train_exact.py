@@ -3,8 +3,8 @@
 import json
 import random
 import re
+import shutil
 import signal
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -111,19 +111,54 @@ def test_a_rank_that_dies_brings_the_others_down_with_the_reason(mini_shards, mi
     assert "Traceback" not in going.said
 
 
-def test_a_sample_that_cannot_be_read_ends_all_ranks(mini_shards, mini, tmp_path) -> None:
+@pytest.fixture
+def damaged(mini_shards, tmp_path) -> Path:
+    """The shards, with one photo broken."""
     shards = tmp_path / "shards"
-    shards.mkdir()
-    for file in mini_shards.iterdir():
-        (shards / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(mini_shards, shards)
     tar = shards / "train-000001.tar"
     data = tar.read_bytes()
     at = data.index(b"\xff\xd8\xff", data.index(b"s000005.bg.jpg"))
     tar.write_bytes(data[:at] + bytes(200) + data[at + 200 :])
-    going = start(words(shards, mini, tmp_path / "run", "--steps", 50), tmp_path / "log", 2)
-    assert sorted(code or 0 for code in going.wait(seconds=30)) == [2, 2]
-    errors = Counter(line for line in going.said.splitlines() if line.startswith("error:"))
+    return shards
+
+
+def test_a_sample_that_cannot_be_read_ends_all_ranks(damaged, mini, tmp_path) -> None:
+    going = start(words(damaged, mini, tmp_path / "run", "--steps", 50), tmp_path / "log", 2)
+    assert going.wait(seconds=30) == [2, 2]
+    errors = [line for line in going.said.splitlines() if line.startswith("error:")]
     assert any(re.search(r"train-000001.tar, key s000005, bg.jpg: ", line) for line in errors), going.said
+
+
+def test_what_is_left_out_is_told_counted_and_the_same_on_any_ranks(damaged, mini, tmp_path) -> None:
+    """Fourteen samples are two epochs of seven: the broken one comes up twice, and twice another stands in."""
+    line = ["--on-damage", "skip", "--steps", 14, "--batch-size", 2, "--save-every", 14, "--val-samples", 0]
+    runs = [run(words(damaged, mini, tmp_path / f"run{num}", *line), tmp_path / f"log{num}", num) for num in (1, 2)]
+    for going in runs:
+        notes = [line for line in going.said.splitlines() if line.startswith("note: left out:")]
+        assert len(notes) == 4
+        assert all("train-000001.tar, key s000005, bg.jpg: " in note for note in notes)
+        assert "left out: 0 steps whose gradient was no number, 4 samples not readable" in going.said
+    one, two = (lines(tmp_path / f"run{num}", "history.jsonl") for num in (1, 2))
+    assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], rel=2e-3)
+    going = start(words(damaged, mini, tmp_path / "run3", *line, "--max-skipped", 3), tmp_path / "log3", 2)
+    assert going.wait(seconds=60) == [2, 2]
+    assert going.said.count("error: 4 samples and 0 steps were left out, more than --max-skipped 3") == 2
+
+
+def test_a_run_does_not_go_on_with_other_data_or_another_order(whole, damaged, mini, tmp_path) -> None:
+    _, expected = whole
+    out = tmp_path / "run"
+    shutil.copytree(expected, out)
+    for more, said in (
+        (["--shards", damaged / "train-000000.tar"], "error: shards: the run began with other data: `train-0000"),
+        (["--seed", 3], "error: --seed 3: the run began with 0; go on with that"),
+        (["--shuffle-shards", 1], "error: --shuffle-shards 1: the run began with 0; go on with that"),
+    ):
+        line = words(damaged, mini, out, "--steps", 30, "--resume", *more)
+        log = tmp_path / f"log{more[0]}"
+        assert start(line, log).wait() == [2]
+        assert said in log.read_text()
 
 
 def test_checkpoints_say_where_they_stand(whole) -> None:
@@ -131,7 +166,7 @@ def test_checkpoints_say_where_they_stand(whole) -> None:
     for number, path in enumerate(list_checkpoints(out), 1):
         state = read_state(path)
         assert state.samples == 4 * number
-        assert state.stream["samples"] == state.samples
+        assert state.stream["samples_seen"] == state.samples
         assert state.settings["steps"] == STEPS
         assert set(state.sha256) == {file.name for file in path.glob("*.safetensors")}
         assert state.val_loss == pytest.approx(lines(out, "validation.jsonl")[number - 1]["val_loss"])
