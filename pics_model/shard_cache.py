@@ -21,6 +21,7 @@ from pics_model.shard_set import Shard
 
 GIB = 2**30
 DEFAULT_BYTES = 64 * GIB
+MARK = ".room"  # ending of a file that keeps room for a shard that is on its way
 FETCHES = 4  # at the same time, by one process
 TRIES = 5  # for a shard; the store's own library also tries each of its requests several times
 FIRST_WAIT = 0.5  # seconds before the second try; twice as long before each one after it
@@ -86,7 +87,7 @@ class ShardCache:
     def drop_if_damaged(self, shard: Shard) -> bool:
         """Removes a shard's file if it is not what the index says; returns whether it did."""
         path = self.path(shard)
-        with suppress(FileNotFoundError), path.open("rb") as file:
+        with suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
             damaged = bool(shard.sha256) and hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256
             if damaged or shard.size not in (None, os.fstat(file.fileno()).st_size):
                 path.unlink(missing_ok=True)
@@ -95,43 +96,56 @@ class ShardCache:
 
     def _fetch(self, shard: Shard, path: Path) -> None:
         """Under the lock of `path`, so that nobody else writes there."""
-        part = path.with_name(path.name + ".part")
-        for tried in range(TRIES):
-            try:
-                self._make_room(shard.size or 0)
-                _download(shard.url, part)
-                wrong = _difference(shard, part)
-            except OSError as error:
-                if isinstance(error, FileNotFoundError) and error.filename == shard.url:
-                    part.unlink(missing_ok=True)
-                    raise UserError(f"shard {shard.url}: does not exist") from None
-                if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):
-                    part.unlink(missing_ok=True)
-                    raise
-                wrong = f"cannot be fetched ({error.strerror})"
-            if not wrong:
-                part.replace(path)
-                return
-            if tried < TRIES - 1:
-                time.sleep(FIRST_WAIT * 2**tried)
-        part.unlink(missing_ok=True)
+        part, mark = path.with_name(path.name + ".part"), path.with_name(path.name + MARK)
+        try:
+            self._make_room(shard.size or 0, mark)
+            for tried in range(TRIES):
+                if tried:
+                    time.sleep(FIRST_WAIT * 2 ** (tried - 1))
+                wrong = self._try(shard, part)
+                if not wrong:
+                    part.replace(path)
+                    return
+        finally:
+            part.unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
         raise UserError(f"shard {shard.url}: {wrong}, {TRIES} times")
 
-    def _make_room(self, size: int) -> None:
-        """Removes files, those used longest ago first, until `size` more bytes fit."""
+    def _try(self, shard: Shard, part: Path) -> str:
+        """Fetches a shard; returns what is wrong with what came, "" if nothing is."""
+        try:
+            _download(shard.url, part)
+            return _difference(shard, part)
+        except FileNotFoundError as error:
+            if error.filename == shard.url:
+                raise UserError(f"shard {shard.url}: does not exist") from None
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+                raise
+            return f"cannot be fetched ({error.strerror})"
+
+    def _make_room(self, size: int, mark: Path) -> None:
+        """Removes files, those used longest ago first, until `size` more bytes fit, and keeps these free for `mark`: a
+        file without contents, but of that size, for as long as a shard is on its way."""
         with _locked(self.folder / "room.lock", wait=True):
-            found = []
+            mark.unlink(missing_ok=True)
+            total, found = size, []
             for path in self.folder.iterdir():
-                with suppress(FileNotFoundError):
-                    stat = path.stat()
-                    found.append((stat.st_atime_ns, stat.st_size, path))
-            total = sum(bytes_ for _, bytes_, _ in found) + size
+                if path.suffix == MARK and _abandoned(path):
+                    path.unlink(missing_ok=True)
+                    path.with_suffix(".part").unlink(missing_ok=True)
+                elif path.suffix in (".tar", MARK):
+                    with suppress(FileNotFoundError):
+                        stat = path.stat()
+                        total += stat.st_size
+                        found.append((stat.st_atime_ns, stat.st_size, path))
             for _, bytes_, path in sorted(found):
-                if total <= self.most:
-                    return
-                if path.suffix == ".tar" or (path.suffix == ".part" and _abandoned(path)):
+                if total > self.most and path.suffix == ".tar":
                     path.unlink(missing_ok=True)
                     total -= bytes_
+            with mark.open("wb") as file:
+                file.truncate(size)
 
 
 def _download(url: str, path: Path) -> None:
@@ -151,9 +165,9 @@ def _difference(shard: Shard, part: Path) -> str:
     return ""
 
 
-def _abandoned(part: Path) -> bool:
-    """Whether nobody is writing a file: the process that began it is gone."""
-    with _locked(part.with_suffix(".lock"), wait=False) as mine:
+def _abandoned(mark: Path) -> bool:
+    """Whether nobody is fetching the shard any more for which room is kept: the process that began to is gone."""
+    with _locked(mark.with_suffix(".lock"), wait=False) as mine:
         return mine
 
 

@@ -145,14 +145,13 @@ class ShardTable:
         return number in self._failed
 
     def renew(self, number: int) -> bool:
-        """Whether the local copy of a remote shard had gone bad, so that it is fetched anew when it is next asked for.
-        Asked once a shard, as all of it is read for that."""
+        """Has a remote shard opened anew, or fetched anew where its copy here has gone bad, when it is next asked for;
+        returns whether that may help. It does so once a shard, as all of it is read for that."""
         shard = self.shards[number]
         if number in self._renewed or not shard.is_remote:
             return False
         self._renewed.add(number)
-        if not self.remote.drop_if_damaged(shard):
-            return False
+        self.remote.drop_if_damaged(shard)  # unless another process has just done so
         self._failed.pop(number, None)
         self._open.pop(number, None)
         return True

@@ -63,7 +63,7 @@ def _members(
     first, long_name = at, b""
     while not within or at < size:
         header = read(at, at + BLOCK)
-        if len(header) == BLOCK and not any(header):
+        if len(header) == BLOCK and not any(header) and not within:
             return
         if len(header) == BLOCK and header[257:262] != b"ustar":
             raise UserError(f"shard {shard}: not a tar, or damaged, at byte {at}")
