@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pics_common.errors import UserError
-from pics_common.masks import clean
-from pics_common.saliency import THRESHOLD, Saliency, load_saliency
+from pics_common.saliency import THRESHOLD, Saliency, alpha_of, load_saliency
 
 
 @dataclass(slots=True)
@@ -21,15 +19,12 @@ class CutOut:
 
     def __call__(self, rgb: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
         """Raises `UserError` that names the picture if the network finds nothing in it, or nothing but object."""
-        found = self.saliency(rgb)
-        mask = clean(found >= THRESHOLD)
-        if not mask.any() or mask.all():
-            what = "nothing that stands out" if not mask.any() else "nothing but object"
+        alpha = alpha_of(self.saliency(rgb))
+        if not alpha.any() or (alpha >= THRESHOLD).all():
+            what = "nothing that stands out" if not alpha.any() else "nothing but object"
             raise UserError(f"{name}: the network finds {what}; give a picture with alpha, or another network")
         self.num_cut += 1
-        # The soft edge belongs to what was kept; what lies further out is of a part that was left out.
-        near = cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        return np.where(mask, np.maximum(found, THRESHOLD), np.where(near, found, 0)).astype(np.uint8)
+        return alpha
 
 
 def load_cut_out(weights: str, threads: int) -> CutOut:

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pics_common.errors import UserError
-from pics_common.saliency import THRESHOLD, Saliency, load_saliency
+from pics_common.saliency import THRESHOLD, Saliency, load_saliency, providers_of
 from pics_data.predict.regions import Box, Mask, clean, clipped, enlarged
 
 CONTEXT: Final = 0.2  # of a box's size on each side: a network needs to see background to tell it from the object
@@ -52,16 +51,4 @@ def _mean_of(saliency: NDArray[np.uint8], labels: NDArray[np.int32], stats: NDAr
 
 def load(weights: str, device: str, threads: int) -> SaliencyPredictor:
     """See `pics_data.predict.load_predictor`."""
-    return SaliencyPredictor(load_saliency(weights, "--mask-weights", threads, _providers(device)))
-
-
-def _providers(device: str) -> list[str]:
-    import onnxruntime
-
-    if not device.startswith("cuda"):
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise UserError(
-            "--gpus-per-worker: rembg needs onnxruntime-gpu for it, in place of onnxruntime; or leave it at 0"
-        )
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return SaliencyPredictor(load_saliency(weights, "--mask-weights", threads, providers_of(device, "--mask-weights")))

@@ -62,7 +62,6 @@ def test_the_script_for_slurm_builds(tmp_path: Path) -> None:
         "SLURM_CPUS_PER_TASK": "1",
         "RAY_PORT": str(port),
         "RAY_TMPDIR": f"/tmp/r{port}",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nothing is left to wait for, and by default it takes 30 s
     }
     argv = drawn.argv(tmp_path / "shards", "--shard-samples", "4", "--object-size", "32")
     done = subprocess.run(
