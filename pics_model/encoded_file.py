@@ -173,6 +173,10 @@ class EncodedFile:
         found: list[bool] = (self._all("checks") != ABSENT).all(1).tolist()
         return found
 
+    def is_of(self, place: int, stored: Stored) -> bool:
+        """Whether the sample at `place` was, when it was encoded, what is `stored` now, by names and lengths."""
+        return place < len(self) and int(self._origins[place]) == origin_of(stored)
+
     def read(self, place: int, variant: int, stored: Stored) -> Encoded:
         """One variant of the sample at `place`, which is `stored` in its shard.
 
@@ -180,7 +184,7 @@ class EncodedFile:
         where its bytes are not those that were written.
         """
         where = f"encodings {self.path}, key {stored.key}"
-        if place >= len(self) or self._origins[place] != origin_of(stored):
+        if not self.is_of(place, stored):
             raise UserError(f"{where}: made of another sample than the shard has there now; {MEND}")
         with self._opened() as file:
             check = int(self._rows(file, "checks", place, place + 1)[0, variant])

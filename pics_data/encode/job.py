@@ -44,9 +44,10 @@ class EncodeResult:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A shard to encode, and where to."""
+    """A shard to encode, how many samples it has, and where to."""
 
     shard: "Shard"
+    num_samples: int
     path: Path
 
 
@@ -79,15 +80,16 @@ def encode(config: EncodeConfig) -> EncodeResult:
 def _jobs(config: EncodeConfig, recipe: "EncodingRecipe") -> tuple[list[Job], Path]:
     """All shards, and the folder of their encodings."""
     from pics_model.encoded import file_name
-    from pics_model.shard_set import find_shards
+    from pics_model.shard_table import open_shards
 
     if config.out is None and storage.is_remote(config.folder):
         raise UserError(
             f"--out is missing: encodings are files of this machine, and the shards of {config.folder} are not"
         )
-    shards = find_shards(storage.absolute(config.folder))
-    place = (config.out.absolute() if config.out else shards[0].path.parent) / recipe.folder_name
-    return [Job(shard, place / file_name(shard)) for shard in shards], place
+    table = open_shards(storage.absolute(config.folder))
+    place = (config.out.absolute() if config.out else table.shards[0].path.parent) / recipe.folder_name
+    counted = zip(table.shards, table.counts, strict=True)
+    return [Job(shard, count, place / file_name(shard)) for shard, count in counted], place
 
 
 def _load(config: EncodeConfig) -> "PICSPipeline":
@@ -121,7 +123,7 @@ def _make(todo: list[Job], config: EncodeConfig, recipe: "EncodingRecipe", resul
     say(f"{len(todo)} shards to encode{more}")
     options = _ray_options(config, len(todo))
     try:
-        with engine(options), Progress(sum(job.shard.num_samples or 0 for job in todo)) as progress:
+        with engine(options), Progress(sum(job.num_samples for job in todo)) as progress:
             for made in _run(todo, config, recipe, options, result.folder):
                 _enter(result, made)
                 progress.advance(made.num_samples)

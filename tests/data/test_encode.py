@@ -23,7 +23,7 @@ from pics_model.shard_table import open_shards
 from pics_model.snapshot import save_model
 from tests.data.kills_for_tests import Run
 from tests.model.models_for_tests import LATENT, pipeline_of
-from tests.model.shards_for_tests import make_members, write_shards, write_tar
+from tests.model.shards_for_tests import make_members, write_index, write_shards, write_tar
 
 pytestmark = pytest.mark.usefixtures("same_threads_for_later_tests")
 COUNTS = {f"train-{number:06}.tar": 20 for number in range(9)} | {"val-000000.tar": 3}
@@ -90,10 +90,12 @@ def test_damage_is_told_and_costs_only_what_it_hit(model: Path, tmp_path: Path, 
     write_tar(folder / "train-000000.tar", samples)
     cut = write_tar(folder / "train-000001.tar", samples)
     cut.write_bytes(cut.read_bytes()[:6_000])
+    write_index(folder, {"train-000000.tar": 3, "train-000001.tar": 3})
     config = EncodeConfig(str(folder), model, variants=2, rotation=30)
     with pytest.raises(UserError, match=r"train-000001.tar: cut off"):
         encode(config)
     cut.unlink()
+    write_index(folder, {"train-000000.tar": 3})
     result = encode(config)
     assert result.kept_shards == 1, "what was made before stays"
     assert [key for key, _ in result.errors] == ["s1"]

@@ -1,5 +1,6 @@
 """Encodings of samples: what the model makes of the inputs of training, in the place of which they stand."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,13 @@ def test_bytes_do_not_depend_on_threads_and_a_second_run_finds_them(pipeline, sh
         assert find_encoded(replace(recipe, seed=1), shard, path) is None
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert find_encoded(recipe, shard, tmp_path / "none") is None
+    # Without an index it is the samples' headers that tell.
+    bare = replace(shard, url=str(shutil.copy(shard.url, tmp_path / "bare.tar")), num_samples=None, sha256="")
+    assert find_encoded(recipe, bare, paths[0]) == made
+    samples = [(f"t{i}", sample(i, n, VIEWS["train-000000"][i])) for i, n in enumerate(OBJECTS["train-000000"])]
+    write_tar(tmp_path / "bare.tar", samples)
+    assert bare.path.stat().st_size == shard.size
+    assert find_encoded(recipe, bare, paths[0]) is None
     assert find_encoded(recipe, replace(shard, sha256="0" * 64), paths[0]) is None
     with pytest.raises(UserError, match=r"its SHA-256 is not that of index.json"):
         encode_shard(pipeline, recipe, replace(shard, sha256="0" * 64), paths[0], batch_size=2)
