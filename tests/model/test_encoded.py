@@ -2,7 +2,10 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from pics_model.inputs import Inputs, collate, in_memory, to_signed
 from pics_model.pipeline import PICSPipeline
 from pics_model.presets import build, load_preset
 from pics_model.shard_set import find_shards
-from pics_model.shard_table import open_shards
+from pics_model.shard_table import ShardTable, open_shards
 from pics_model.side_tokens import sides_of
 from pics_model.stream import ShardStream
 from tests.model.encoded_for_tests import (
@@ -286,6 +289,22 @@ def test_a_sample_that_cannot_be_read_costs_itself_alone(pipeline, shards, encod
     kept = find_encoded(recipe, shard, path)
     assert kept is not None
     assert [key for key, _ in kept.errors] == ["s1"]
+
+
+def test_shards_of_a_server_give_the_same(pipeline, shards, encodings, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(shards))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        there = find_shards(f"http://127.0.0.1:{server.server_port}")
+        recipe = encodings.recipe
+        for shard in there:
+            path = tmp_path / recipe.folder_name / file_name(shard)
+            made = encode_shard(pipeline, recipe, shard, path, batch_size=2)
+            assert find_encoded(recipe, shard, path) == made
+            assert path.read_bytes() == (encodings._folders[0] / path.name).read_bytes()
+        open_encodings(ShardTable(there), recipe, tmp_path)
+        server.shutdown()
 
 
 def test_bytes_do_not_depend_on_threads_and_a_second_run_finds_them(pipeline, shards, tmp_path) -> None:
