@@ -9,7 +9,7 @@ Legend: B pictures, N object pictures of S x S pixels, M tokens of width W, late
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -75,13 +75,15 @@ def recipe_of(
     chosen = cutouts if trunk is not None or framing.frame == "pair" else ""
     if chosen == "mix":
         raise UserError("--cutouts mix: changes from epoch to epoch, and encodings do not; give visible or full")
-    changed = {name: value for name, value in asdict(augment).items() if value != getattr(NO_CHANGE, name)}
+    drawn = {name: value for name, value in asdict(augment).items() if value != getattr(NO_CHANGE, name)}
     return EncodingRecipe(
-        autoencoder="" if pipeline.autoencoder is None else weights_digest(pipeline.autoencoder),
-        trunk="" if trunk is None else weights_digest(trunk),
+        autoencoder=""
+        if pipeline.autoencoder is None
+        else _digest_of(pipeline.autoencoder, pipeline.autoencoder.config),
+        trunk="" if trunk is None else _digest_of(trunk, pipeline.object_encoder.config["trunk"]),
         framing={name: _number(getattr(framing, name)) for name in matter},
         cutouts=chosen,
-        augment={} if trunk is None else {name: _number(value) for name, value in changed.items()},
+        augment={} if trunk is None else {name: _number(value) for name, value in drawn.items()},
         variants=variants,
         seed=seed,
         bf16=bf16,
@@ -99,11 +101,10 @@ def trunk_of(pipeline: PICSPipeline) -> nn.Module | None:
     return encoder.trunk if isinstance(encoder, DinoObjectEncoder) else None
 
 
-def weights_digest(part: Any) -> str:
+def _digest_of(part: nn.Module, config: Mapping[str, Any]) -> str:
     """SHA-256 of a part's configuration and of every byte of its weights, 64 hex digits."""
-    config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
-    # Names that begin with _ say where a part was loaded from, and others by which version or in which type.
-    told = {k: v for k, v in config.items() if not k.startswith("_") and k not in ("transformers_version", "dtype")}
+    # Names that begin with _ say where a part was loaded from, and by which version.
+    told = {key: value for key, value in config.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     for name, weight in sorted(part.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())

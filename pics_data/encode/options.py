@@ -18,7 +18,7 @@ class EncodeConfig:
     model: Path
     """Folder of a saved model or of a run: its autoencoder, the frozen trunk of its object encoder, its framing."""
     out: Path | None = None
-    """Folder of the encodings, in place of the shards' own."""
+    """Folder of the encodings, in place of the shards' own; one for each set of shards, as their names are alike."""
     cutouts: Literal["visible", "full"] = "visible"
     """Object pictures as training will take them: as far as the photo shows them, or whole where shards know it."""
     variants: int = 1
