@@ -1,7 +1,9 @@
 """`pics-data encode`: the same files as without Ray, exactly once, however often it is killed; what it refuses."""
 
+import json
+import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 import yaml
 
 from pics_common.errors import UserError
-from pics_data.encode.job import encode, encode_summary
+from pics_data.encode.job import ShardEncoder, encode, encode_summary
 from pics_data.encode.options import EncodeConfig
 from pics_data.options import RayOptions
 from pics_data.pipeline import engine
@@ -26,6 +28,7 @@ from tests.model.models_for_tests import LATENT, pipeline_of
 from tests.model.shards_for_tests import make_members, write_index, write_shards, write_tar
 
 pytestmark = pytest.mark.usefixtures("same_threads_for_later_tests")
+DAMAGED = "train-000000.tar"  # in its eighth sample
 COUNTS = {f"train-{number:06}.tar": 20 for number in range(9)} | {"val-000000.tar": 3}
 
 
@@ -36,7 +39,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("encode") / "shards", COUNTS, size=(48, 64))
+    folder = write_shards(tmp_path_factory.mktemp("encode") / "shards", COUNTS, size=(48, 64))
+    samples = [(f"s{i:06}", make_members(i, size=(48, 64))) for i in range(COUNTS[DAMAGED])]
+    samples[7][1]["obj1.png"] = b"no picture"
+    write_tar(folder / DAMAGED, samples)
+    write_index(folder, COUNTS)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -78,35 +86,40 @@ def test_a_run_that_was_killed_is_taken_up_again(model: Path, shards: Path, tmp_
     again = encode(config)
     assert (again.kept_shards, again.seconds) == (len(COUNTS), 0)
     summary = encode_summary(again)
-    assert f"samples       183 of 183 in {len(COUNTS)} shards" in summary
+    assert [key for key, _ in again.errors] == [key for key, _ in resumed.errors] == ["s000007"]
+    assert f"samples       182 of 183 in {len(COUNTS)} shards" in summary
+    assert "not encoded   s000007: " in summary
     assert f"resumed       {len(COUNTS)} shards were whole" in summary
 
 
-def test_damage_is_told_and_costs_only_what_it_hit(model: Path, tmp_path: Path, one_ray: str) -> None:
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    samples = [(f"s{i}", make_members(i, size=(48, 64))) for i in range(3)]
-    samples[1][1]["obj1.png"] = b"no picture"
-    write_tar(folder / "train-000000.tar", samples)
-    cut = write_tar(folder / "train-000001.tar", samples)
-    cut.write_bytes(cut.read_bytes()[:6_000])
-    write_index(folder, {"train-000000.tar": 3, "train-000001.tar": 3})
-    config = EncodeConfig(str(folder), model, variants=2, rotation=30)
+def test_an_actor_encodes_beside_the_shards_and_names_damage(model: Path, shards: Path, tmp_path: Path) -> None:
+    counts = {name: COUNTS[name] for name in (DAMAGED, "train-000001.tar")}
+    for name in counts:
+        shutil.copy(shards / name, tmp_path)
+    cut = tmp_path / "train-000001.tar"
+    cut.write_bytes(cut.read_bytes()[:50_000])
+    write_index(tmp_path, counts)
+    config = EncodeConfig(str(tmp_path), model, variants=2, rotation=30)
+    recipe = recipe_of(load_model(model), augment=AugmentSettings(rotation=30.0), variants=2)
+    actor = ShardEncoder(config, recipe)
+    folder = tmp_path / recipe.folder_name
+    good, bad = (
+        {"number": number, "shard": json.dumps(asdict(shard)), "path": str(folder / file_name(shard))}
+        for number, shard in enumerate(find_shards(tmp_path))
+    )
+    assert [key for key, _ in json.loads(actor(good)["made"])["errors"]] == ["s000007"]
     with pytest.raises(UserError, match=r"train-000001.tar: cut off"):
-        encode(config)
+        actor(bad)
+    assert [path.name for path in folder.iterdir()] == ["train-000000.safetensors"]
     cut.unlink()
-    write_index(folder, {"train-000000.tar": 3})
-    result = encode(config)
-    assert result.kept_shards == 1, "what was made before stays"
-    assert [key for key, _ in result.errors] == ["s1"]
-    assert "samples       2 of 3" in encode_summary(result)
-    assert "not encoded   s1: " in encode_summary(result)
-    # They lie beside the shards, for those to be found whose settings fit.
-    table, pipeline = open_shards(folder), load_model(model)
+    write_index(tmp_path, {DAMAGED: counts[DAMAGED]})
+    table, pipeline = open_shards(tmp_path), load_model(model)
     encodings = open_encodings(table, recipe_of(pipeline, augment=AugmentSettings(rotation=30.0)))
-    assert encodings.read(table.sample(2), 0, 2, 1).features is not None
+    assert encodings.read(table.sample(8), 0, 8, 1).features is not None
     with pytest.raises(UserError, match=r"made with another rotation, 30 there and none here"):
         open_encodings(table, recipe_of(pipeline))
+    with pytest.raises(UserError, match=r"changed since the start, or another one on this node"):
+        ShardEncoder(config, replace(recipe, trunk="0" * 64))
 
 
 def test_what_has_no_effect_or_cannot_be_is_refused_before_anything_is_written(
