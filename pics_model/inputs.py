@@ -316,7 +316,7 @@ def collate(inputs: Sequence[Inputs], new: Callable[[Sequence[int], np.dtype[Any
         np.stack([getattr(one, name) for one in inputs], out=out.numpy())
         return out
 
-    views, view_mask, cameras = _padded_views(inputs, most)
+    views, view_mask, cameras = _padded_views(inputs, most, new)
     return Batch(
         keys=[one.key for one in inputs],
         target=stacked("target"),
@@ -336,21 +336,24 @@ def collate(inputs: Sequence[Inputs], new: Callable[[Sequence[int], np.dtype[Any
     )
 
 
-def _padded_views(inputs: Sequence[Inputs], most: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _padded_views(
+    inputs: Sequence[Inputs], most: int, new: Callable[[Sequence[int], np.dtype[Any]], Tensor]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """`views`, `view_mask` and `cameras` of a batch whose pictures have at most `most` objects."""
     most_views = max((len(views) for one in inputs for views in one.views), default=0)
     if not most_views:
         return None, None, None
     size = inputs[0].objects.shape[1]
-    views = np.zeros((len(inputs), most, most_views, size, size, 4), np.uint8)
+    views = new((len(inputs), most, most_views, size, size, 4), np.dtype(np.uint8))
+    views.zero_()
     cameras = np.full((len(inputs), most, most_views, 3), np.nan, np.float32)
     mask = np.zeros((len(inputs), most, most_views), bool)
     for i, one in enumerate(inputs):
         for k, pictures in enumerate(one.views):
-            views[i, k, : len(pictures)] = pictures
+            views[i, k, : len(pictures)] = torch.from_numpy(pictures)
             cameras[i, k, : len(pictures)] = one.cameras[k]
             mask[i, k, : len(pictures)] = True
-    return torch.from_numpy(views), torch.from_numpy(mask), torch.from_numpy(cameras)
+    return views, torch.from_numpy(mask), torch.from_numpy(cameras)
 
 
 def object_pixels(objects: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pics_common.errors import UserError
 from pics_model.augment import AugmentSettings, Look, draw_looks, pick_stored, stored_as
 from pics_model.inputs import FramingSettings, Inputs, compose
 from pics_model.order import Order
-from pics_model.packed import Packed, pack
+from pics_model.packed import Packed, Parcel, Slots, pack
 from pics_model.shard_cache import FETCHES, ShardCache
 from pics_model.shard_reader import Cutouts, PickTurned, decode
 from pics_model.shard_set import Shard, Sources
@@ -42,12 +42,22 @@ class Recipe:
     silhouettes: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Batch `number` of a loader: the samples at `positions`."""
+
+    number: int
+    positions: range
+
+
 class Samples(Dataset[Inputs | UserError]):
-    """Places -> inputs. Errors travel as values: torch would wrap them in its own."""
+    """Places -> inputs. Errors travel as values: torch would wrap them in its own. Batches go through `slots` where
+    there are any."""
 
     def __init__(self, table: ShardTable, order: Order, recipe: Recipe) -> None:
         self.table, self.order, self.recipe = table, order, recipe
         self.ahead = FetchAhead(table.remote, table.shards, order)
+        self.slots: Slots | None = None
 
     def require_stored_rotations(self, named: Sources) -> None:
         """Raises `UserError` if turned pictures are asked for and the first sample of no shard has any: a builder makes
@@ -61,6 +71,16 @@ class Samples(Dataset[Inputs | UserError]):
             f"--stored-rotations: no sample of {named} holds turned pictures, obj0_rot1.png; leave it out, or build "
             f"shards with `pics-data build --rotations`"
         )
+
+    def __getitems__(self, asked: "Asked") -> "Packed | Parcel | UserError":
+        """A batch, packed; or the first error."""
+        good: list[Inputs] = []
+        for position in asked.positions:
+            one = self[position]
+            if isinstance(one, UserError):
+                return one
+            good.append(one)
+        return pack(good) if self.slots is None else self.slots.send(good, asked.number % self.slots.num)
 
     def __getitem__(self, position: int) -> Inputs | UserError:
         self.ahead.reached(position)
@@ -149,11 +169,3 @@ class FetchAhead:
         while True:
             with suppress(UserError):  # whoever needs the shard tries again, and then tells of it
                 self.cache.fetch(queue.get(), wait=False)
-
-
-def join(items: list[Inputs | UserError]) -> Packed | UserError:
-    """Inputs -> a batch, or the first error."""
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return pack([item for item in items if isinstance(item, Inputs)])

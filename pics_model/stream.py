@@ -12,23 +12,21 @@ holds each sample as many times as the least whole numbers in the ratio of the w
 drawn for it.
 """
 
-import multiprocessing
-import signal
-import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 
 from pics_common.errors import UserError
 from pics_model.augment import AugmentSettings
 from pics_model.inputs import Batch, FramingSettings
+from pics_model.loader_process import fork_context, set_up, without_dead
 from pics_model.order import Order, copies_of, rank_positions
-from pics_model.packed import Packed
-from pics_model.samples import NO_CHANGE, Damage, Recipe, Samples, join
+from pics_model.packed import Parcel, Slots, slot_bytes
+from pics_model.samples import NO_CHANGE, Asked, Damage, Recipe, Samples
 from pics_model.shard_reader import Cutouts
 from pics_model.shard_set import Sources, Split, digest_of, find_shards
 from pics_model.shard_table import ShardTable, filled
@@ -99,22 +97,28 @@ class ShardStream:
         all ranks: by default where `load_state_dict`, or an earlier call, has left the stream."""
         if start_sample is not None:
             self.samples_seen = start_sample
-        loader = DataLoader(
-            self.samples,
-            batch_sampler=_Positions(self.samples_seen, self.batch_size, self.rank, self.world_size),
+        samples, share = self.samples, self.batch_size // self.world_size
+        fork = fork_context() if self.num_workers else None
+        # One batch is with us while as many as may be are made ahead.
+        num_slots = self.num_workers * PREFETCH + 1
+        slots = Slots(num_slots if fork else 0, slot_bytes(samples.recipe.framing, share))
+        samples.slots = slots if slots.num else None
+        # Typed as torch does not foresee: `Samples.__getitems__` takes what it yields.
+        batches: Any = _Batches(self.samples_seen, self.batch_size, self.rank, self.world_size)
+        loader: DataLoader[Any] = DataLoader(
+            samples,
+            batch_sampler=batches,
             num_workers=self.num_workers,
-            collate_fn=join,
-            worker_init_fn=_init_worker,
-            pin_memory=torch.cuda.is_available(),
+            collate_fn=_as_it_is,
+            worker_init_fn=set_up,
             generator=torch.Generator(),  # its own, or it would draw from the global one
             prefetch_factor=PREFETCH if self.num_workers else None,
-            # Forked workers share the table of samples; they touch no CUDA and no threads of torch.
-            multiprocessing_context=_fork() if self.num_workers else None,
+            multiprocessing_context=fork,
         )
-        for packed in _without_dead(loader):
-            if isinstance(packed, UserError):
-                raise packed
-            batch = packed.unpack(device)
+        for made in without_dead(loader):
+            if isinstance(made, UserError):
+                raise made
+            batch = (slots.receive(made) if isinstance(made, Parcel) else made).unpack(device)
             # Before the batch is given out: whoever asks while working on it has seen it.
             self.samples_seen += self.batch_size
             yield batch
@@ -149,35 +153,16 @@ def _first_difference(before: list[str], now: list[str]) -> str:
     return f"{len(before)} shards then, {len(now)} now"
 
 
-class _Positions:
-    """The endless batches of places; an iterable without length, as DataLoader allows."""
+class _Batches:
+    """The endless batches of positions; an iterable without length, as DataLoader allows."""
 
     def __init__(self, start_sample: int, batch_size: int, rank: int, world_size: int) -> None:
         self.start_sample, self.batch_size, self.rank, self.world_size = start_sample, batch_size, rank, world_size
 
-    def __iter__(self) -> Iterator[list[int]]:
-        step = 0
-        while True:
-            yield list(rank_positions(step, self.start_sample, self.batch_size, self.rank, self.world_size))
-            step += 1
+    def __iter__(self) -> Iterator[Asked]:
+        for step in count():
+            yield Asked(step, rank_positions(step, self.start_sample, self.batch_size, self.rank, self.world_size))
 
 
-def _without_dead(loader: "DataLoader[Any]") -> Iterator[Packed | UserError]:
-    """What the loader gives. A loader process that is killed becomes one line for the user."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(f"{error}; a loader process died: lack of memory is the usual reason, then use fewer") from None
-
-
-def _init_worker(_: int) -> None:
-    # Where a whole process group is told to end, the training process needs its workers to finish its step.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
-def _fork() -> multiprocessing.context.BaseContext | None:
-    return multiprocessing.get_context("fork") if sys.platform == "linux" else None
+def _as_it_is(made: Any) -> Any:
+    return made
