@@ -9,6 +9,7 @@ Legend: B pictures of K objects, V views of one, M tokens of width W a picture, 
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -130,8 +131,13 @@ class Encodings:
         self.recipe = recipe
         self._table, self._folders = table, folders
         self._files: dict[int, EncodedFile] = {}
-        nothing = self._file(0).nothing
+        self._tensors, nothing = self._file(0).layout.tensors, self._file(0).nothing
         self.nothing = None if nothing is None else torch.from_numpy(nothing)
+
+    def num_bytes(self, num_objects: int, num_views: int) -> int:
+        """What a sample's encodings take in a batch whose pictures have so many objects, of so many views each."""
+        sizes = {name: math.prod(shape[1:]) * dtype.itemsize for name, (dtype, shape, _) in self._tensors.items()}
+        return sizes.get("latents", 0) + num_objects * (1 + num_views) * sizes.get("features", 0)
 
     def read(self, stored: Stored, number: int, place: int, variant: int) -> Encoded:
         """One variant of a sample: `place` of shard `number` of the table, where it is `stored`.

@@ -154,6 +154,13 @@ def test_the_loss_and_its_gradient_are_those_without_encodings(pipeline, shards,
     assert gradients["object_encoder.projector.weight"].norm() > 1e-5
 
 
+def test_room_in_a_batch_is_told(pipeline, shards, encodings) -> None:
+    _, given_ = inputs_with(encodings, pipeline, shards)
+    found = stack([one.encoded for one in given_], 3, in_memory)
+    num_bytes = sum(values.numel() * values.element_size() for values in found.values())
+    assert num_bytes == len(given_) * encodings.num_bytes(num_objects=3, num_views=2)
+
+
 def test_objects_that_are_not_there_do_not_matter(pipeline, shards, encodings) -> None:
     _, given_ = inputs_with(encodings, pipeline, shards)
     found = stack([one.encoded for one in given_], 3, in_memory)
