@@ -162,10 +162,12 @@ def compose(
     valid[touched] = True
     pixel_boxes = [enlarge(box, factor, height, width) for box, factor in zip(tight, factors, strict=True)]
     if settings.region == "box":
-        regions = [_fill(box, frame, size) for box in pixel_boxes]
+        regions = np.zeros((num, size, size), bool)
+        for region, box in zip(regions, pixel_boxes, strict=True):
+            region[cells(box, frame, size)] = True
     else:
         grown = [dilate(mask, box, factor) for mask, box, factor in zip(places, tight, factors, strict=True)]
-        regions = [_touched(mask, box, frame, size) & valid for mask, box in grown]
+        regions = np.stack([_touched(mask, box, frame, size) & valid for mask, box in grown])
     squares = example.squares or [None] * num
     cutouts = [PlacedCutout(*each) for each in zip(example.objects, tight, squares, strict=True)]
     views = [views[: settings.views] for views in example.views] or [[] for _ in tight]
@@ -185,7 +187,7 @@ def compose(
         object_boxes=np.array(
             [to_frame((x, y, x + side, y + side), frame) for _, (x, y, side) in pictures], np.float32
         ),
-        regions=np.stack(regions),
+        regions=regions,
         silhouettes=None if lean else np.stack([_filled(mask, frame, size) for mask in example.masks]),
         valid=valid,
         frame=frame,
@@ -207,12 +209,6 @@ def _stacked(views: Sequence[View], margin: float, size: int) -> NDArray[np.uint
     """Views cropped as object pictures are, [V, S, S, 4]."""
     pictures = [crop(view.picture, margin, size) for view in views]
     return np.stack(pictures) if pictures else np.empty((0, size, size, 4), np.uint8)
-
-
-def _fill(box: Box, frame: Frame, size: int) -> NDArray[np.bool_]:
-    region = np.zeros((size, size), bool)
-    region[cells(box, frame, size)] = True
-    return region
 
 
 def _touched(mask: NDArray[np.bool_], box: Box, frame: Frame, size: int) -> NDArray[np.bool_]:

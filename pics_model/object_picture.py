@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pics_model.framing import Box, Frame, cut, resize, tight_box
+from pics_model.framing import Box, Frame, cut, resize
 
 EMPTY = (255, 255, 255, 0)  # RGBA of nothing, on white
 MAX_CROP = 4096  # pixels a side of what is cut out before it is resized
@@ -23,8 +23,9 @@ def crop(picture: NDArray[np.uint8], margin: float, size: int) -> NDArray[np.uin
 
 def _shown(picture: NDArray[np.uint8]) -> Box:
     """The box of what the alpha of a cut-out shows; all of it, where that is nothing."""
-    shown = picture[..., 3] >= 128
-    return tight_box(shown) if shown.any() else (0, 0, picture.shape[1], picture.shape[0])
+    _, shown = cv2.threshold(cv2.extractChannel(picture, 3), 127, 255, cv2.THRESH_BINARY)
+    x, y, width, height = cv2.boundingRect(shown)
+    return (x, y, x + width, y + height) if width else (0, 0, picture.shape[1], picture.shape[0])
 
 
 def _square_around(box: Box, margin: float) -> Frame:
