@@ -1,20 +1,25 @@
 """How a loader process is started and set up, and what its death is called."""
 
+import atexit
 import ctypes
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import cv2
 import torch
 
 from pics_common.errors import UserError
+from pics_model.inputs import Batch
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT, KEPT_IN_ALL = 32 * 2**20, 64 * 2**20  # bytes
+
+_running: "WeakSet[Generator[Batch]]" = WeakSet()
 
 
 def fork_context() -> multiprocessing.context.BaseContext | None:
@@ -30,6 +35,22 @@ def set_up(_: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     _keep_freed_memory()
+
+
+def closed_at_exit(batches: Generator[Batch]) -> Generator[Batch]:
+    """The same, and closed when Python ends, if it is not before: Python waits for its loader processes then, which do
+    not hear it."""
+    if not _running:
+        # Last registered, first called: before those of torch and multiprocessing.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+    _running.add(batches)
+    return batches
+
+
+def _close_all() -> None:
+    for batches in list(_running):
+        batches.close()
 
 
 def without_dead(loader: Iterable[Any]) -> Iterator[Any]:

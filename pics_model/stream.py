@@ -12,7 +12,7 @@ holds each sample as many times as the least whole numbers in the ratio of the w
 drawn for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from pics_common.errors import UserError
 from pics_model.augment import AugmentSettings
 from pics_model.inputs import Batch, FramingSettings
-from pics_model.loader_process import fork_context, set_up, without_dead
+from pics_model.loader_process import closed_at_exit, fork_context, set_up, without_dead
 from pics_model.order import Order, copies_of, rank_positions
 from pics_model.packed import Parcel, Slots, slot_bytes
 from pics_model.samples import NO_CHANGE, Asked, Damage, Recipe, Samples
@@ -95,6 +95,9 @@ class ShardStream:
     def batches(self, start_sample: int | None = None, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """This rank's batches on `device`, without end, from the place where `start_sample` samples have been seen by
         all ranks: by default where `load_state_dict`, or an earlier call, has left the stream."""
+        return closed_at_exit(self._batches(start_sample, device))
+
+    def _batches(self, start_sample: int | None, device: torch.device | str) -> Generator[Batch]:
         if start_sample is not None:
             self.samples_seen = start_sample
         samples, share = self.samples, self.batch_size // self.world_size

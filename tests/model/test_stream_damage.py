@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from itertools import islice
@@ -160,6 +162,17 @@ def test_a_loader_process_that_is_killed_is_one_line_and_no_hang(tmp_path) -> No
     with pytest.raises(UserError, match="a loader process died: lack of memory is the usual reason"):
         list(islice(batches, 1000))
     assert time.monotonic() - begin < 30
+
+
+def test_python_ends_while_batches_are_being_made(tmp_path) -> None:
+    """Loader processes do not hear SIGTERM, and Python waits for them: whoever forgets to close must not wait for ever."""
+    write_shards(tmp_path, {"train-000000.tar": 4}, size=(24, 32))
+    program = (
+        "import sys; from pics_model.inputs import FramingSettings; from pics_model.stream import ShardStream\n"
+        "batches = ShardStream(sys.argv[1], FramingSettings(), batch_size=2, num_workers=2).batches()\n"
+        "next(batches); sys.exit(3)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60, check=False).returncode == 3
 
 
 def test_index_with_a_count_below_zero(tmp_path) -> None:
