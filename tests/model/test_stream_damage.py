@@ -165,7 +165,7 @@ def test_a_loader_process_that_is_killed_is_one_line_and_no_hang(tmp_path) -> No
 
 
 def test_python_ends_while_batches_are_being_made(tmp_path) -> None:
-    """Loader processes do not hear SIGTERM, and Python waits for them: nobody who forgets to close shall wait for ever."""
+    """Loader processes do not hear SIGTERM, and Python waits for them: who forgets to close shall not wait for ever."""
     write_shards(tmp_path, {"train-000000.tar": 4}, size=(24, 32))
     program = (
         "import sys; from pics_model.inputs import FramingSettings; from pics_model.stream import ShardStream\n"
