@@ -6,7 +6,6 @@ and held against the index. Bare tars are counted at the start, as the order of 
 
 import os
 import threading
-from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,24 +88,6 @@ class ShardTable:
     def shard(self) -> NDArray[np.int64]:
         """The number of each sample's shard."""
         return np.repeat(np.arange(len(self.shards)), self.counts)
-
-    @cached_property
-    def _columns(self) -> tuple[list[str], "array[int]", "array[int]", "array[int]", "array[int]"]:
-        kinds: dict[str, int] = {}
-        first, kind, offset, length = array("q", [0]), array("H"), array("q"), array("q")
-        for index in range(len(self)):
-            for name, (start, size) in self.members(index).items():
-                kind.append(kinds.setdefault(name, len(kinds)))
-                offset.append(start)
-                length.append(size)
-            first.append(len(kind))
-        return list(kinds), first, kind, offset, length
-
-    kinds = property(lambda self: self._columns[0])
-    first = property(lambda self: self._columns[1])
-    kind = property(lambda self: self._columns[2])
-    offset = property(lambda self: self._columns[3])
-    length = property(lambda self: self._columns[4])
 
     @cached_property
     def keys(self) -> list[str]:
