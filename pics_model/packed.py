@@ -128,8 +128,13 @@ def _bits(inputs: Inputs) -> Inputs:
 
 def _bools(bits: Tensor, size: int) -> Tensor:
     """uint8 [..., R / 8] -> bool [..., R]: the highest bit is the first pixel."""
-    if bits.device.type == "cpu":
-        unpacked: NDArray[np.uint8] = np.unpackbits(bits.numpy(), axis=-1, count=size)
-        return torch.from_numpy(unpacked.view(bool))
+    if bits.device.type != "cpu":
+        return bools_by_torch(bits, size)
+    unpacked: NDArray[np.uint8] = np.unpackbits(bits.numpy(), axis=-1, count=size)
+    return torch.from_numpy(unpacked.view(bool))
+
+
+def bools_by_torch(bits: Tensor, size: int) -> Tensor:
+    """The same on any device."""
     places = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     return ((bits[..., None] >> places) & 1).flatten(-2)[..., :size].bool()

@@ -24,6 +24,7 @@ from pics_model.shard_set import Shard, Sources, Split, find_shards
 from pics_model.tar_index import BLOCK, members_between
 
 MAX_OPEN = 64  # shards whose files a process holds open
+OPENINGS = 3  # tries to open a file that others may remove from the cache
 
 
 class OpenFile:
@@ -146,10 +147,7 @@ class ShardTable:
             if number in self._failed:
                 raise UserError(self._failed[number])
             try:
-                path = self._local(number)
-                if number not in self._starts:
-                    self._starts[number] = self._count(number, path)
-                file = OpenFile(path)
+                file = self._opened(number)
             except UserError as error:
                 self._failed[number] = str(error)
                 raise
@@ -160,6 +158,21 @@ class ShardTable:
                 self._open.popitem(last=False)
             self._open[number] = file
             return file
+
+    def _opened(self, number: int) -> OpenFile:
+        """A shard's file, its samples counted."""
+        for tried in range(OPENINGS):
+            path = self._local(number)
+            try:
+                file = OpenFile(path)
+                if number not in self._starts:
+                    self._starts[number] = self._count(number, path)
+                return file
+            except (FileNotFoundError, UserError):
+                # Another run that shares the cache may have made room just now.
+                if not self.shards[number].is_remote or path.exists() or tried == OPENINGS - 1:
+                    raise
+        raise AssertionError
 
     def _local(self, number: int) -> Path:
         """The shard's file on this machine, fetched if need be."""

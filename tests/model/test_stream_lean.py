@@ -21,7 +21,7 @@ from pics_model.augment import AugmentSettings
 from pics_model.fast_pictures import decode_jpeg, decode_rgba_png
 from pics_model.framing import Frame, cut, frame_pair, frame_photo, frame_picture, reduction, resize, tight_box
 from pics_model.inputs import FramingSettings, collate, compose
-from pics_model.packed import MOST_OBJECTS, Slots, pack, slot_bytes
+from pics_model.packed import MOST_OBJECTS, Slots, bools_by_torch, pack, slot_bytes
 from pics_model.pictures import read_object, read_photo
 from pics_model.shard_reader import decode
 from pics_model.shard_table import open_shards
@@ -276,6 +276,13 @@ def test_what_is_packed_comes_out_as_it_went_in(resolution, counts) -> None:
     before = batch.target.clone()
     small.memory[:] = b"\0" * len(small.memory)
     assert torch.equal(batch.target, before), "a batch that was given out must not change when its slot is used again"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_bits_are_taken_apart_alike_on_any_device(seed, size) -> None:
+    truth = np.random.default_rng(seed).random((2, 3, size)) < 0.5
+    bits = torch.from_numpy(np.packbits(truth, axis=-1))
+    assert torch.equal(bools_by_torch(bits, size), torch.from_numpy(truth))
 
 
 def test_batches_that_are_kept_stay_as_they_were(tmp_path: Path) -> None:

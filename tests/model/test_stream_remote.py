@@ -207,6 +207,24 @@ def test_what_was_used_longest_ago_goes_first(shards, server, tmp_path) -> None:
     assert not cache.has(found[1])
 
 
+def test_a_copy_that_another_run_removes_is_fetched_again(shards, server, tmp_path) -> None:
+    """Between being fetched and being opened, too: runs with other bounds may share a cache."""
+    stream = ShardStream(server.url, FRAMING, batch_size=4, shuffle_shards=2, cache=tmp_path)
+    cache = stream.samples.table.remote
+    fetch, removed = cache.fetch, set()
+
+    def fetch_and_lose(shard: Shard, wait: bool = True) -> Path | None:
+        path = fetch(shard, wait)
+        if path is not None and wait and shard.name not in removed:
+            removed.add(shard.name)
+            path.unlink()
+        return path
+
+    cache.fetch = fetch_and_lose  # type: ignore[method-assign]
+    assert same(list(islice(stream.batches(), 9)), take(shards, 9))
+    assert len(removed) == 6
+
+
 # --- whole, or not there ---
 
 
