@@ -1,4 +1,4 @@
-"""How much memory do training and inference take, by preset, batch, precision, checkpointing, adapters and offload?
+"""How much memory, and how much work, do training and inference take, by preset, batch, precision and what is trained?
 
     python benchmarks/train_memory.py [--preset sd21]
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
 
 from pics_common.errors import UserError, run_command
 from pics_common.recipe import parse_recipe
@@ -168,6 +169,16 @@ def counted(preset: str, case: Case, num_objects: int) -> tuple[float, float, di
     return weights / GB, alive.peak / GB, others
 
 
+def work(preset: str, case: Case, num_objects: int) -> float:
+    """TFLOP of a sample in a step. Not counted along with memory: the counter keeps tensors alive."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    pipeline = ready(preset, case, fake)
+    objects = objects_of(pipeline, case, num_objects, "cpu")
+    with fake, torch.set_grad_enabled(case.trains is not None), FlopCounterMode(display=False) as flops:
+        step(pipeline, case, objects, "cpu")
+    return flops.get_total_flops() / case.batch / (2 if case.trains else 1) / 1e12
+
+
 def measured(preset: str, case: Case, num_objects: int) -> float:
     """GB that the GPU's allocator held at most in the same step."""
     pipeline = ready(preset, case, torch.device("cuda"))
@@ -191,7 +202,7 @@ def main() -> int:
         (None, True, False),
     ]  # fmt: skip
     print(f"{config.preset}, {config.objects} objects: GB of U-Net and ControlNet at most in a step, from shapes\n")
-    head = ["", "weights", *(f"batch {batch}" for batch in config.batches)]
+    head = ["", "TFLOP a sample", "weights", *(f"batch {batch}" for batch in config.batches)]
     if config.measure:
         head += [f"measured {batch}" for batch in config.batches]
     print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|")
@@ -199,7 +210,8 @@ def main() -> int:
     for trains, bf16, checkpointing in ways:
         cases = [Case(trains, batch, bf16, checkpointing) for batch in config.batches]
         found = [counted(config.preset, case, config.objects) for case in cases]
-        row = [f"{found[0][0]:.2f}", *(f"{peak:.2f}" for _, peak, _ in found)]
+        tflop = work(config.preset, cases[0], config.objects)
+        row = [f"{tflop:.3f}", f"{found[0][0]:.2f}", *(f"{peak:.2f}" for _, peak, _ in found)]
         if config.measure:
             row += [f"{measured(config.preset, case, config.objects):.2f}" for case in cases]
         print(f"| {cases[0].name} | " + " | ".join(row) + " |", flush=True)
