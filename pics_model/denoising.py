@@ -83,13 +83,23 @@ def without_sides(batch: Batch, bare: Tensor) -> Batch:
 
 class DenoisingLoss(nn.Module):
     """One module from batch to loss, so that DDP sees one forward call. Holds what can be trained: neither autoencoder
-    nor text encoder. `background_weight` is the weight of errors outside of the regions; `min_snr` see `objectives`."""
+    nor text encoder. `background_weight` is the weight of errors outside of the regions; `min_snr` see `objectives`;
+    `nothing` [M, W] are the features of the picture of no object, where batches bring features of theirs."""
 
-    def __init__(self, pipeline: PICSPipeline, background_weight: float = 1.0, min_snr: float = 0.0) -> None:
+    nothing: Tensor | None
+
+    def __init__(
+        self,
+        pipeline: PICSPipeline,
+        background_weight: float = 1.0,
+        min_snr: float = 0.0,
+        nothing: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.backbone, self.object_encoder = pipeline.backbone, pipeline.object_encoder
         self.pipeline = [pipeline]  # in a list: its parts are registered above, once
         self.background_weight, self.min_snr = background_weight, min_snr
+        self.register_buffer("nothing", nothing, persistent=False)
 
     def forward(self, batch: Batch, draws: Draws) -> Tensor:
         """The batch's loss, []."""
@@ -101,11 +111,13 @@ class DenoisingLoss(nn.Module):
         pipeline = self.pipeline[0]
         # In full precision: targets are what the model can at best become.
         with torch.no_grad(), torch.autocast(batch.target.device.type, enabled=False):
-            clean = pipeline.to_latent(to_signed(batch.target)).float()
+            latent = pipeline.to_latent(to_signed(batch.target)) if batch.latent is None else batch.latent
+            clean = latent.float()
             shown = add_noise(pipeline.scheduler, clean, draws.noise, draws.places, self.min_snr)
         objects = pipeline.encode(without_sides(batch, draws.bare))
         objects.regions = leave_out(batch.regions, draws.left_out)
-        none = pipeline.no_object(clean)[None].to(objects.codes.dtype)
+        none = pipeline.no_object(clean) if self.nothing is None else self.object_encoder(self.nothing[None])
+        none = none[None].to(objects.codes.dtype)
         objects.codes = torch.where(draws.hidden[:, None, None, None], none, objects.codes)
         where = hint(batch.target, objects.regions, batch.valid)
         answer = self.backbone(shown.latent, shown.timesteps, where, objects)

@@ -126,12 +126,13 @@ class DinoObjectEncoder(ModelMixin, ConfigMixin):
         return self
 
     def forward(self, images: Tensor, sides: Sides | None = None) -> Tensor:
-        """images [N, 4, S, S]: RGB in [-1, 1] on white, alpha not used -> codes [N, M, D]."""
+        """images [N, 4, S, S]: RGB in [-1, 1] on white, alpha not used -> codes [N, M, D]. In the place of pictures, of
+        views too, their `features` [N, M, W] may be given."""
         return add_sides(self.sides, self.encode(images), sides, self.encode)
 
     def encode(self, images: Tensor) -> Tensor:
         """The code of a picture alone: [N, 4, S, S] -> [N, M, D]."""
-        codes: Tensor = self.projector(self.features(images))
+        codes: Tensor = self.projector(images if images.ndim == 3 else self.features(images))
         return codes
 
     def features(self, images: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from pics_common.errors import UserError
 from pics_model.augment import Look, change, change_view
+from pics_model.encoded import stack
+from pics_model.encoded_file import Encoded
 from pics_model.examples import Example, View
 from pics_model.framing import (
     Box,
@@ -112,6 +114,7 @@ class Inputs:
     views: list[NDArray[np.uint8]] = field(default_factory=list)
     cameras: list[NDArray[np.float32]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    encoded: Encoded | None = None
     skipped: str = ""
 
 
@@ -256,6 +259,7 @@ class Batch:
     `views` [B, K, V, S, S, 4] uint8, `view_mask` [B, K, V] bool and `cameras` [B, K, V, 3] float32, V the most views
     of any object, or None where there is no view at all. `texts` are K strings a picture, "" where nothing is said.
     `skipped` says in a line each what other samples could not be read, in whose places some of these stand.
+    `latent`, `features` and `view_features`, float16, stand for pictures that were encoded before: see `encoded.stack`.
     """
 
     keys: list[str]
@@ -273,6 +277,9 @@ class Batch:
     cameras: Tensor | None = None
     texts: list[list[str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    latent: Tensor | None = None
+    features: Tensor | None = None
+    view_features: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device; copies run along with the host from pinned memory."""
@@ -329,6 +336,7 @@ def collate(inputs: Sequence[Inputs], new: Callable[[Sequence[int], np.dtype[Any
         cameras=cameras,
         texts=[one.texts + [""] * (most - len(one.texts)) for one in inputs],
         skipped=[one.skipped for one in inputs if one.skipped],
+        **stack([one.encoded for one in inputs], most, new),
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pics_model.encoded import Encodings
 from pics_model.inputs import Batch, FramingSettings, Inputs, collate, in_memory
 
 BITS = ("regions", "silhouettes", "valid")  # of `Batch` and `Inputs`: packed along their rows of R pixels
@@ -111,11 +112,13 @@ class Slots:
         return Packed(Batch(**tensors), borrowed=True)
 
 
-def slot_bytes(framing: FramingSettings, num_samples: int) -> int:
-    """Room for a batch of `num_samples`, of up to `MOST_OBJECTS` objects each."""
+def slot_bytes(framing: FramingSettings, num_samples: int, encodings: Encodings | None = None) -> int:
+    """Room for a batch of `num_samples`, of up to `MOST_OBJECTS` objects each, and with their encodings, if any."""
     size, picture = framing.resolution, 4 * framing.object_resolution**2
     bits = size * -(-size // 8)
     sample = 3 * size**2 + bits + MOST_OBJECTS * (2 * bits + picture * (1 + framing.views) + 1024)
+    if encodings is not None:
+        sample += encodings.num_bytes(MOST_OBJECTS, framing.views)
     return num_samples * sample + 64 * ALIGNED
 
 

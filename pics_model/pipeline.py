@@ -104,11 +104,14 @@ class PICSPipeline(DiffusionPipeline):
 
     def encode(self, batch: Batch) -> Interactions:
         """The objects of a batch, ready for the backbone."""
-        pixels = object_pixels(batch.objects.flatten(0, 1)).to(self.object_encoder.dtype)
+        given = object_pixels(batch.objects.flatten(0, 1)) if batch.features is None else batch.features.flatten(0, 1)
         words = None
         if self.text_encoder is not None:
             words = encode_texts(self.tokenizer, self.text_encoder, [text for texts in batch.texts for text in texts])
-        codes = self.object_encoder(pixels, sides_of(batch, *(words or ())))
+        sides = sides_of(batch, *(words or ()))
+        if sides is not None and batch.view_features is not None:
+            sides.views = batch.view_features.flatten(0, 1)
+        codes = self.object_encoder(given.to(self.object_encoder.dtype), sides)
         return Interactions(codes.unflatten(0, batch.objects.shape[:2]), batch.regions, batch.object_boxes)
 
     def no_object(self, like: Tensor) -> Tensor:

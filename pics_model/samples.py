@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from pics_common.errors import UserError
 from pics_model.augment import AugmentSettings, Look, draw_looks, pick_stored, stored_as
+from pics_model.encoded import Encodings
 from pics_model.inputs import FramingSettings, Inputs, compose
 from pics_model.order import Order
 from pics_model.packed import Packed, Parcel, Slots, pack
@@ -54,8 +55,8 @@ class Samples(Dataset[Inputs | UserError]):
     """Places -> inputs. Errors travel as values: torch would wrap them in its own. Batches go through `slots` where
     there are any."""
 
-    def __init__(self, table: ShardTable, order: Order, recipe: Recipe) -> None:
-        self.table, self.order, self.recipe = table, order, recipe
+    def __init__(self, table: ShardTable, order: Order, recipe: Recipe, encodings: Encodings | None = None) -> None:
+        self.table, self.order, self.recipe, self.encodings = table, order, recipe, encodings
         self.ahead = FetchAhead(table.remote, table.shards, order)
         self.slots: Slots | None = None
 
@@ -130,7 +131,8 @@ class Samples(Dataset[Inputs | UserError]):
         looks = draw_looks(rng, stored.num_objects, recipe.augment)
         example, lean = decode(stored, whole, framing.views, self._pick(looks), None if recipe.silhouettes else framing)
         looks = [stored_as(look, angle) for look, angle in zip(looks, example.angles, strict=True)]
-        return compose(example, framing, rng, seed, looks, None if recipe.silhouettes else lean)
+        inputs = compose(example, framing, rng, seed, looks, None if recipe.silhouettes else lean)
+        return self.encodings.put_into(inputs, stored, number, place, rng) if self.encodings else inputs
 
     def _pick(self, looks: Sequence[Look]) -> PickTurned | None:
         """What chooses among stored turned pictures, where they are asked for."""

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from pics_common.errors import UserError
 from pics_model.augment import AugmentSettings
+from pics_model.encoded import EncodingRecipe, open_encodings
 from pics_model.inputs import Batch, FramingSettings
 from pics_model.loader_process import closed_at_exit, fork_context, set_up, without_dead
 from pics_model.order import Order, copies_of, rank_positions
@@ -67,6 +68,7 @@ class ShardStream:
         cache_bytes: int | None = None,
         on_damage: Damage = "fail",
         silhouettes: bool = True,
+        encoded: tuple[EncodingRecipe, Path | None] | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise UserError(f"batch size {batch_size}: expected a multiple of the {world_size} ranks")
@@ -85,7 +87,8 @@ class ShardStream:
         table.remote.require_room(self.order.most_needed(remote))
         self.digest, self.data = digest_of(shards, table.counts, copies)
         recipe = Recipe(framing, seed, cutouts, augment, on_damage, silhouettes)
-        self.samples = Samples(table, self.order, recipe)
+        self.encodings = open_encodings(table, *encoded) if encoded else None
+        self.samples = Samples(table, self.order, recipe, self.encodings)
         self.samples.require_stored_rotations(path)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.num_workers = num_workers
@@ -104,7 +107,7 @@ class ShardStream:
         fork = fork_context() if self.num_workers else None
         # One batch is with us while as many as may be are made ahead.
         num_slots = self.num_workers * PREFETCH + 1
-        slots = Slots(num_slots if fork else 0, slot_bytes(samples.recipe.framing, share))
+        slots = Slots(num_slots if fork else 0, slot_bytes(samples.recipe.framing, share, self.encodings))
         samples.slots = slots if slots.num else None
         # Typed as torch does not foresee: `Samples.__getitems__` takes what it yields.
         batches: Any = _Batches(self.samples_seen, self.batch_size, self.rank, self.world_size)

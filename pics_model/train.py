@@ -32,6 +32,7 @@ from pics_model.checkpoint import (
 )
 from pics_model.denoising import DenoisingLoss, Draws, draw
 from pics_model.ema import Ema
+from pics_model.encode import recipe_of
 from pics_model.guard import Guard
 from pics_model.held_out import SEED, HeldOut, hold_out
 from pics_model.infer import load_model
@@ -71,7 +72,7 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
         _tell_of_random_parts(pipeline)
     stream = _stream(config, pipeline, ranks)
     model = describe(pipeline), fingerprint(pipeline)
-    learner = _learner(config, pipeline, ranks)
+    learner = _learner(config, pipeline, ranks, stream.encodings.nothing if stream.encodings else None)
     steps = _resume(config, learner, stream, *model)
     held_out = _held_out(config, pipeline, ranks)
     guard, watch = Guard(ranks, config.max_skipped), Watch(config, ranks)
@@ -81,6 +82,8 @@ def train(config: TrainConfig, ranks: Ranks) -> bool:
     with let_go(learner.model), watch, terminations() as terminated, closing(cast("Generator[Batch]", batches)):
         begun_with = {"preset": pipeline.config.preset}
         facts = {"settings": plain(config) | begun_with, "model": model[0], "data": stream.digest}
+        if stream.encodings:
+            facts["encodings"] = stream.encodings.recipe.key
         watch.start(facts, pipeline, stream.num_samples, steps)
         stopped = False
         while steps < config.steps and not stopped:
@@ -156,6 +159,7 @@ def _stream(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> ShardS
         cache_bytes=config.cache_bytes,
         on_damage=config.on_damage,
         silhouettes=False,
+        encoded=(recipe_of(pipeline, config.cutouts, config.augment), config.encoded) if config.encoded else None,
     )
 
 
@@ -191,8 +195,9 @@ def _held_out_sources(config: TrainConfig) -> Sources:
     return kept
 
 
-def _learner(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> Learner:
-    module = DenoisingLoss(pipeline, config.background_weight, config.min_snr)
+def _learner(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks, kept: torch.Tensor | None) -> Learner:
+    nothing = None if kept is None else kept.to(ranks.device, pipeline.object_encoder.dtype)
+    module = DenoisingLoss(pipeline, config.background_weight, config.min_snr, nothing)
     model = shared_out(module, ranks, config.parallel)
     rates = (config.learning_rate, config.matrix_rate)
     optimizer = Optimizer(module, config.optimizer, *rates, config.weight_decay)

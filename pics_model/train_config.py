@@ -131,6 +131,9 @@ class TrainConfig:
     """Where scalars and pictures go, beside history.jsonl and samples/: `wandb` needs its package."""
     log_every: float = 10.0
     """Seconds between lines in the terminal."""
+    encoded: Path | None = None
+    """Encodings that `pics-data encode` has made of the shards with the model of --init: their folder, or that of the
+    shards. Neither autoencoder nor trunk then runs in a step."""
     resume: bool = False
     """Goes on with the newest checkpoint of `out`, if there is one."""
 

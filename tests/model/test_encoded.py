@@ -1,5 +1,6 @@
 """Encodings of samples: what the model makes of the inputs of training, in the place of which they stand."""
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from pics_common.errors import UserError
+from pics_model import train
 from pics_model.augment import AugmentSettings
 from pics_model.denoising import DenoisingLoss, draw
 from pics_model.encode import codes_of, encode_samples, encode_shard, find_encoded, inputs_of, recipe_of
@@ -24,6 +26,7 @@ from pics_model.presets import build, load_preset
 from pics_model.shard_set import find_shards
 from pics_model.shard_table import ShardTable, open_shards
 from pics_model.side_tokens import sides_of
+from pics_model.snapshot import save_model
 from pics_model.stream import ShardStream
 from tests.model.encoded_for_tests import (
     HALF,
@@ -152,6 +155,19 @@ def test_the_loss_and_its_gradient_are_those_without_encodings(pipeline, shards,
             moved += bool(size > 1e-5)
     assert moved > 20
     assert gradients["object_encoder.projector.weight"].norm() > 1e-5
+
+
+def test_training_goes_as_without(pipeline, shards, encodings, tmp_path) -> None:
+    model = save_model(tmp_path / "model", pipeline)
+    losses = []
+    for kept in ([], ["--encoded", str(encodings._folders[0].parent)]):
+        out = tmp_path / f"run{len(kept)}"
+        argv = ["--shards", str(shards), "--out", str(out), "--init", str(model), "--steps", "6", "--rotation", "0"]
+        argv += ["--batch-size", "4", "--unconditional-dropout", "0.3", "--val-samples", "0", "--threads", "1"]
+        assert train.main([*argv, *kept]) == 0
+        losses.append([json.loads(line)["loss"] for line in (out / "history.jsonl").read_text().splitlines()])
+    assert losses[0] != losses[1], "half precision"
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
 
 
 def test_room_in_a_batch_is_told(pipeline, shards, encodings) -> None:
