@@ -116,7 +116,7 @@ def judge(example: Example, made: Path, framing: FramingSettings) -> Judged:
     union = np.zeros(inputs.photo_size, bool)
     union[y0:y1, x0:x1] = inner
     holes = np.where(union[..., None], 0, example.photo).astype(np.uint8)
-    layers = [_layer(example, k) for k in range(len(example.objects))]
+    layers = [layer_of(example, k) for k in range(len(example.objects))]
     # Holes left open would make copy-and-paste look worse than it is: they are filled from their edges.
     paste = np.asarray(cv2.inpaint(holes, union.astype(np.uint8), 5, cv2.INPAINT_TELEA), np.uint8)
     for colour, alpha in layers:
@@ -160,7 +160,7 @@ def in_front(
     return None if num < contested.size / 1000 else right < wrong
 
 
-def _layer(example: Example, k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def layer_of(example: Example, k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Object k laid over the photo at its place: colour [H, W, 3] in 0 to 255, alpha [H, W, 1] in 0 to 1."""
     square = example.squares[k]
     assert square is not None, "scenes know what their object pictures show"
