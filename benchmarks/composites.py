@@ -4,9 +4,9 @@
 
 Takes apart held-out scenes whose whole objects are known, composes them again, and compares with the scene: the model,
 copy-and-paste in the order of the shard, and in the true and the wrong order of depth. PSNR in dB, the mean over
-pictures, in three places: where both whole objects lie (`overlap`), where any does (`objects`), and in all `regions`.
-`all pictures as one` is the PSNR of the mean squared error, in which
-pictures that are quite wrong count for more. At the photo's size, to which the model's small pictures are enlarged, and at the model's own. Behind the difference to
+pictures, in three places: where both whole objects lie (`overlap`), where any does (`objects`), and in all `regions`;
+`all pictures as one` is the PSNR of the mean squared error, in which pictures that are quite wrong count for more. At
+the photo's size, to which the model's small pictures are enlarged, and at the model's own. Behind the difference to
 copy-and-paste stand 95 % of 2,000 bootstrap samples of the pictures.
 """
 

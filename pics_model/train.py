@@ -227,8 +227,11 @@ def _held_out(config: TrainConfig, pipeline: PICSPipeline, ranks: Ranks) -> Held
 def _validate(
     held_out: HeldOut, learner: Learner, pipeline: PICSPipeline, ranks: Ranks, watch: Watch, steps: int
 ) -> float:
-    losses = held_out.losses(learner, ranks)
-    watch.validated(steps, losses, held_out.picture(learner, pipeline))
+    # What is compiled is compiled for training; for a few samples now and then that would cost more than it saves.
+    with torch.compiler.set_stance("force_eager"):
+        losses = held_out.losses(learner, ranks)
+        picture = held_out.picture(learner, pipeline)
+    watch.validated(steps, losses, picture)
     return losses["val_loss"]
 
 
