@@ -108,9 +108,11 @@ def job_seed(seed: int, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """A picture [H, W, 3] uint8 and, if asked for, the sheet that shows who is in front."""
+    """A picture [H, W, 3] uint8; how many of its objects' pictures are opaque all over; and, if asked for, the sheet
+    that shows who is in front."""
 
     picture: NDArray[np.uint8]
+    num_opaque: int
     sheet: NDArray[np.uint8] | None = None
 
 
@@ -139,10 +141,11 @@ def _compose(
 ) -> list[Composed]:
     read = config.interactions
     pictures, readouts = pipeline.compose_examples(examples, seeds, config.steps, config.guidance, read=read)
+    opaque = [sum(bool((picture[..., 3] == 255).all()) for picture in example.objects) for example in examples]
     if not read:
-        return [Composed(picture) for picture in pictures]
-    rows = zip(pictures, examples, readouts, strict=True)
-    return [Composed(p, draw_alpha(p, example, pipeline.framing, r)) for p, example, r in rows]
+        return [Composed(picture, number) for picture, number in zip(pictures, opaque, strict=True)]
+    rows = zip(pictures, opaque, examples, readouts, strict=True)
+    return [Composed(p, number, draw_alpha(p, example, pipeline.framing, r)) for p, number, example, r in rows]
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:
@@ -155,7 +158,7 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
 def run(config: InferConfig, pipeline: PICSPipeline, jobs: Sequence[Job]) -> int:
     """Composes all jobs into `config.out`; returns how many could not be."""
     path = config.out / "results.jsonl"
-    failed, start = 0, time.monotonic()
+    failed, opaque, start = 0, 0, time.monotonic()
     # A line is written once its picture is whole, so that after an interruption the file tells what there is.
     with _open_results(path) as results:
         for number, (job, outcome) in enumerate(compose_jobs(pipeline, jobs, config), 1):
@@ -165,6 +168,7 @@ def run(config: InferConfig, pipeline: PICSPipeline, jobs: Sequence[Job]) -> int
                 print(f"error: {outcome}", file=sys.stderr)
                 line |= {"status": "failed", "error": str(outcome)}
             else:
+                opaque += outcome.num_opaque
                 picture = f"{job.name}.png"
                 write_atomic(config.out / picture, encode_png(outcome.picture))
                 if outcome.sheet is not None:
@@ -177,6 +181,12 @@ def run(config: InferConfig, pipeline: PICSPipeline, jobs: Sequence[Job]) -> int
                 pace = number / (time.monotonic() - start)
                 left = (len(jobs) - number) / pace
                 print(f"composed {number}/{len(jobs)}  {pace:.1f}/s  {left:.0f} s left", flush=True)
+    if opaque and not config.cut_out:
+        print(
+            f"note: {opaque} object pictures have neither transparent parts nor a white ground: all of each was taken "
+            f"for the object; --cut-out cuts it out",
+            file=sys.stderr,
+        )
     print(f"{len(jobs) - failed} pictures, {failed} jobs failed: {path}")
     return failed
 

@@ -103,6 +103,8 @@ def test_the_command_cuts_and_says_where_it_had_nothing_to_do(
     Image.fromarray(bright_disc()).save(folder / "object_0.png")
     assert main([str(word) for word in [*words, "--out", tmp_path / "b"]]) == 0
     assert "--cut-out" not in capsys.readouterr().err
+    assert main([str(word) for word in [*words[:-2], "--out", tmp_path / "d"]]) == 0
+    assert "note: 1 object pictures have neither transparent parts nor a white ground" in capsys.readouterr().err
     for what, said in ((mini_shards, "no effect with shards"), (folder, "no such file")):
         weights = network if what is mini_shards else tmp_path / "none.onnx"
         arguments = ["--model", tmp_path / "run", "--jobs", what, "--out", tmp_path / "c", "--cut-out", weights]

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pics_common.errors import UserError
 from pics_model.checkpoint import list_checkpoints, read_state
+from pics_model.denoising import DenoisingLoss
 from pics_model.presets import build, load_preset
 from pics_model.train import main
 from tests.model.runs_for_tests import start
@@ -73,6 +74,29 @@ def test_a_resumed_run_ends_with_the_same_bits(whole_run, mini_shards, mini, tmp
     assert main(words(mini_shards, mini, half, "--steps", 20, "--save-every", 10, "--resume")) == 0
     assert same(tensors(half), tensors(whole_run))
     assert losses(half) == losses(whole_run)
+
+
+def test_a_module_that_draws_by_itself_draws_the_same_after_a_break(mini_shards, mini, tmp_path) -> None:
+    """Dropout in a model of the user's own, say: the global generator too is a function of the samples seen."""
+    drawn: list[float] = []
+
+    def draw(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, DenoisingLoss):
+            drawn.append(torch.rand(()).item())
+
+    hook = torch.nn.modules.module.register_module_forward_hook(draw)
+    try:
+        line = ["--save-every", 3, "--val-samples", 0]
+        assert main(words(mini_shards, mini, tmp_path / "whole", *line, "--steps", 6)) == 0
+        whole = drawn.copy()
+        shutil.rmtree(list_checkpoints(tmp_path / "whole")[-1])
+        drawn.clear()
+        torch.manual_seed(12345)
+        assert main(words(mini_shards, mini, tmp_path / "whole", *line, "--steps", 6, "--resume")) == 0
+    finally:
+        hook.remove()
+    assert len(set(whole)) == 6
+    assert drawn == whole[3:]
 
 
 def test_loader_workers_change_nothing(whole_run, mini_shards, mini, tmp_path) -> None:
