@@ -110,7 +110,7 @@ class Samples(Dataset[Inputs | UserError]):
                 tries += 1
             if tries >= MAX_TRIES:
                 break
-        return UserError(f"{reason}; nor can {max(tries, 1)} other samples be read: expected most of them whole")
+        return UserError(f"{reason}; and none can take its place: {tries} others were tried, the rest are missing")
 
     def _inputs(self, number: int, place: int, epoch: int, entry: int) -> Inputs:
         """Sample `place` of shard `number`, with what is drawn for `entry`."""

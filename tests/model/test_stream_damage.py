@@ -101,14 +101,14 @@ def test_nothing_left_to_read_is_an_error_and_no_endless_search(tmp_path) -> Non
     write_shards(tmp_path, {"train-000000.tar": 2, "train-000001.tar": 1}, size=(24, 32))
     for tar in tmp_path.glob("*.tar"):
         tar.unlink()
-    with pytest.raises(UserError, match=r"cannot be read .*; nor can .* other samples be read"):
+    with pytest.raises(UserError, match=r"cannot be read .*; and none can take its place: 0 others were tried"):
         take(tmp_path, 1, num_workers=2)
 
 
 def test_the_search_is_bounded(tmp_path) -> None:
     bad = make_members(0, size=(24, 32)) | {"obj0.png": b"x"}
     write_tar(tmp_path / "a.tar", [(f"s{i}", bad) for i in range(3 * MAX_TRIES)])
-    with pytest.raises(UserError, match=rf"obj0.png: not a JPEG.*; nor can {MAX_TRIES} other samples"):
+    with pytest.raises(UserError, match=rf"obj0.png: not a JPEG.*; and none can take its place: {MAX_TRIES} others"):
         take(tmp_path, 1)
 
 
