@@ -107,7 +107,7 @@ class Samples(Dataset[Inputs | UserError]):
             try:
                 return replace(self._inputs(number, place, epoch, entry), skipped=reason)
             except UserError:  # it is told of in its own place
-                tries += 1
+                tries += not self.table.has_failed(number)
             if tries >= MAX_TRIES:
                 break
         return UserError(f"{reason}; and none can take its place: {tries} others were tried, the rest are missing")
