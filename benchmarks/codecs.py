@@ -11,7 +11,7 @@ Expected, before measuring:
 - masks: packing to bits first makes deflate cheap;
 - shrinking: INTER_AREA is best, and slow where the ratio is no whole number.
 What came: all of it, and two surprises. Run lengths alone beat zlib's levels 1 to 5 in bytes too, not only in time.
-And of a step that is timed alone, up to two thirds was the system clearing fresh memory: pics_data/allocator.py, which
+And of a step timed alone, up to two thirds was the system clearing fresh memory: pics_common/allocator.py, which
 is on here, takes that out.
 """
 
@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pics_common.allocator import keep_freed_memory
 from pics_data import codecs
-from pics_data.allocator import keep_freed_memory
 from pics_data.cutout import on_white, premultiply, shrink, square_crop
 from pics_data.measure import bounding_box
 from pics_data.photofile import decode_photo

@@ -194,6 +194,11 @@ def new_file(url: str) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
         yield cast("BinaryIO", file), commit
 
 
+def download(url: str, path: Path) -> None:
+    """Copies a remote file to `path`. Raises `OSError`; what stands at `path` then may be a part of it."""
+    _ask(url, lambda fs, remote: fs.get_file(remote, str(path)))
+
+
 def upload(path: Path, url: str) -> None:
     """Copies a finished local file to `url`, where it appears whole."""
     with path.open("rb") as source, new_file(url) as (target, commit):
@@ -229,7 +234,7 @@ def local_copy(url: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="pics-") as folder:
         path = Path(folder) / base_name(url)
-        _ask(url, lambda fs, remote: fs.get_file(remote, str(path)))
+        download(url, path)
         yield path
 
 

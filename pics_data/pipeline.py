@@ -19,8 +19,8 @@ from typing import Any
 import orjson
 
 from pics_common import storage
+from pics_common.allocator import keep_freed_memory
 from pics_common.errors import UserError
-from pics_data.allocator import keep_freed_memory
 from pics_data.config import BuildConfig
 from pics_data.decompose import decompose_all
 from pics_data.mixture import Member

@@ -1,7 +1,6 @@
 """How a loader process is started and set up, and what its death is called."""
 
 import atexit
-import ctypes
 import multiprocessing
 import signal
 import sys
@@ -12,12 +11,9 @@ from weakref import WeakSet
 import cv2
 import torch
 
+from pics_common.allocator import keep_freed_memory
 from pics_common.errors import UserError
 from pics_model.inputs import Batch
-
-# From glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_KEPT, KEPT_IN_ALL = 32 * 2**20, 64 * 2**20  # bytes
 
 _running: "WeakSet[Generator[Batch]]" = WeakSet()
 
@@ -34,7 +30,7 @@ def set_up(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    _keep_freed_memory()
+    keep_freed_memory()
 
 
 def closed_at_exit(batches: Generator[Batch]) -> Generator[Batch]:
@@ -61,14 +57,3 @@ def without_dead(loader: Iterable[Any]) -> Iterator[Any]:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(f"{error}; a loader process died: lack of memory is the usual reason, then use fewer") from None
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep the memory of pictures for the next ones: the system would clear it anew for each sample. Other C
-    libraries are left as they are."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # musl, macOS; Windows has no library of this name
-        return
-    mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-    mallopt(M_TRIM_THRESHOLD, KEPT_IN_ALL)

@@ -114,7 +114,7 @@ class ShardCache:
     def _try(self, shard: Shard, part: Path) -> str:
         """Fetches a shard; returns what is wrong with what came, "" if nothing is."""
         try:
-            _download(shard.url, part)
+            storage.download(shard.url, part)
             return _difference(shard, part)
         except FileNotFoundError as error:
             if error.filename == shard.url:
@@ -146,10 +146,6 @@ class ShardCache:
                     total -= bytes_
             with mark.open("wb") as file:
                 file.truncate(size)
-
-
-def _download(url: str, path: Path) -> None:
-    storage._ask(url, lambda fs, remote: fs.get_file(remote, str(path)))
 
 
 def _difference(shard: Shard, part: Path) -> str:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs
 PROGRAM = """
 import resource, sys
 import numpy as np
-from pics_data.allocator import keep_freed_memory
+from pics_common.allocator import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
