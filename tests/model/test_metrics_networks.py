@@ -1,0 +1,327 @@
+"""LPIPS, FID's network, CLIP and DINOv2 on random weights in the published layouts, beside independent computations."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchmetrics.functional.image.lpips as authors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from transformers import BitImageProcessorPil, CLIPImageProcessorPil, CLIPModel, Dinov2Model
+
+from pics_common.errors import UserError
+from pics_model.metrics.embeddings import cosine, load_clip, load_dino, load_dreamsim, resize_and_crop
+from pics_model.metrics.frechet import Gaussian, fid_score, frechet_distance
+from pics_model.metrics.inception import Inception, average, fit_side, load_inception
+from pics_model.metrics.lpips import LEAST_SIDE, alexnet_features, load_lpips, lpips_distance, lpips_map, masked_lpips
+from pics_model.metrics.networks import load_networks
+from pics_model.metrics.score import BETTER
+from pics_model.metrics.weights import ALEXNET, INCEPTION, MissingWeightsError
+from tests.model.metrics_for_tests import (
+    ALEXNET_SHAPES,
+    random_alexnet,
+    write_alexnet,
+    write_clip,
+    write_dino,
+    write_inception,
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = write_alexnet(tmp_path_factory.mktemp("weights"))
+    write_clip(folder / "clip")
+    write_dino(folder / "dinov2")
+    return write_inception(folder)
+
+
+@pytest.fixture(scope="module")
+def lpips(weights):
+    return load_lpips(weights)
+
+
+def pictures(num: int = 2, height: int = 64, width: int = 72, seed: int = 0) -> Tensor:
+    return torch.rand(num, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+# LPIPS
+
+
+def written_out(x: Tensor, y: Tensor, spatial: bool) -> Tensor:
+    """LPIPS by its formula, a convolution at a time, from the files' own tensors."""
+    trunk = random_alexnet()
+    folder = authors.__file__.removesuffix("lpips.py")
+    heads = torch.load(f"{folder}lpips_models/alex.pth", map_location="cpu", weights_only=True)
+    mean, std = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    a, b = ((2 * z - 1 - mean[None, :, None, None]) / std[None, :, None, None] for z in (x, y))
+    total = 0
+    for i, layer in enumerate(ALEXNET_SHAPES):
+        if layer in (3, 6):
+            a, b = F.max_pool2d(a, 3, 2), F.max_pool2d(b, 3, 2)
+        stride, padding = {0: (4, 2), 3: (1, 2)}.get(layer, (1, 1))
+        weight, bias = trunk[f"features.{layer}.weight"], trunk[f"features.{layer}.bias"]
+        a, b = (F.conv2d(z, weight, bias, stride, padding).clamp(min=0) for z in (a, b))
+        lengths = [torch.linalg.vector_norm(z, dim=1, keepdim=True) + 1e-10 for z in (a, b)]
+        difference = (a / lengths[0] - b / lengths[1]) ** 2
+        map_ = F.conv2d(difference, heads[f"lin{i}.model.1.weight"])
+        total = total + (F.interpolate(map_, x.shape[2:], mode="bilinear") if spatial else map_.mean((2, 3)))
+    return total[:, 0]
+
+
+def test_lpips_is_its_formula(lpips) -> None:
+    x, y = pictures(), pictures(seed=1)
+    maps = lpips(x, y)
+    torch.testing.assert_close(lpips_distance(maps), written_out(x, y, spatial=False), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(lpips_map(maps, 64, 72), written_out(x, y, spatial=True), rtol=1e-4, atol=1e-6)
+
+
+def test_lpips_is_the_authors(lpips, monkeypatch) -> None:
+    def trunk(net: str, pretrained: bool = False) -> nn.Sequential:
+        features = alexnet_features()
+        state = {name.removeprefix("features."): w for name, w in random_alexnet().items() if name[0] == "f"}
+        features.load_state_dict(state)
+        return features
+
+    monkeypatch.setattr(authors, "_get_tv_model_features", trunk)
+    x, y = pictures(), pictures(seed=1)
+    for spatial, ours in ((False, lpips_distance(lpips(x, y))), (True, lpips_map(lpips(x, y), 64, 72))):
+        theirs = authors._LPIPS(net="alex", spatial=spatial)(x, y, normalize=True)
+        torch.testing.assert_close(ours.flatten(), theirs.flatten(), rtol=1e-3, atol=1e-5)
+
+
+def test_lpips_of_a_region_is_the_mean_of_the_map_there(lpips) -> None:
+    x, y = pictures(), pictures(seed=1)
+    region = torch.zeros(2, 64, 72, dtype=torch.bool)
+    region[0, 3:9, 60:] = region[1, 20:40, 20:40] = True
+    maps = lpips(x, y)
+    whole = lpips_map(maps, 64, 72)
+    expected = [whole[i][region[i]].mean().item() for i in range(2)]
+    np.testing.assert_allclose(masked_lpips(maps, region), expected, rtol=1e-5)
+    assert masked_lpips(maps, torch.zeros_like(region)).isnan().all()
+
+
+def test_lpips_of_a_picture_and_itself_is_0_and_it_is_symmetric(lpips) -> None:
+    x, y = pictures(), pictures(seed=1)
+    assert lpips_distance(lpips(x, x)).eq(0).all()
+    torch.testing.assert_close(lpips_distance(lpips(x, y)), lpips_distance(lpips(y, x)))
+    assert lpips_distance(lpips(x, y)).gt(0).all()
+
+
+def test_the_least_side_of_lpips_is_the_least(lpips) -> None:
+    assert lpips_distance(lpips(pictures(1, LEAST_SIDE, LEAST_SIDE), pictures(1, LEAST_SIDE, LEAST_SIDE))).isfinite()
+    with pytest.raises(RuntimeError, match="too small"):
+        lpips(pictures(1, LEAST_SIDE - 1, 64), pictures(1, LEAST_SIDE - 1, 64))
+
+
+# FID
+
+
+def gaussian_of(features: Tensor, batch: int = 1000) -> Gaussian:
+    gathered = Gaussian(features.shape[1])
+    for part in features.split(batch):
+        gathered.add(part)
+    return gathered
+
+
+def test_the_distance_of_gaussians_that_commute_is_its_closed_form() -> None:
+    random = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=random, dtype=torch.float64))[0]
+    a, b = torch.rand(2, 6, generator=random, dtype=torch.float64)
+    mean_a, mean_b = torch.randn(2, 6, generator=random, dtype=torch.float64)
+    found = frechet_distance(mean_a, turn @ a.diag() @ turn.T, mean_b, turn @ b.diag() @ turn.T)
+    assert found == pytest.approx(float((mean_a - mean_b).square().sum() + (a.sqrt() - b.sqrt()).square().sum()))
+
+
+def test_the_distance_of_any_gaussians_of_two_channels_is_its_closed_form() -> None:
+    """For 2 x 2 matrices the trace of the root of M is (tr M + 2 det(M)^(1/2))^(1/2)."""
+    random = torch.Generator().manual_seed(1)
+    first, second = torch.randn(2, 2, 2, generator=random, dtype=torch.float64)
+    a, b = first @ first.T, second @ second.T
+    root = ((a @ b).trace() + 2 * (a @ b).det().sqrt()).sqrt()
+    zero = torch.zeros(2, dtype=torch.float64)
+    assert frechet_distance(zero, a, zero, b) == pytest.approx(float(a.trace() + b.trace() - 2 * root))
+
+
+def test_fid_is_torchmetrics() -> None:
+    class Mean(nn.Module):
+        num_features = 12
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.adaptive_avg_pool2d(x.double(), 2).flatten(1)
+
+    reference = FrechetInceptionDistance(feature=Mean(), normalize=True, input_img_size=(3, 8, 8))
+    reference.set_dtype(torch.float64)
+    reals, fakes = pictures(40, 8, 8), pictures(30, 8, 8, seed=1) ** 2
+    reference.update(reals, real=True)
+    reference.update(fakes, real=False)
+    features = [Mean()(x) for x in (fakes, reals)]
+    ours = fid_score(*(gaussian_of(part, 7) for part in features))
+    assert ours.value == pytest.approx(float(reference.compute()), rel=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 60), st.integers(0, 2**31))
+def test_features_in_batches_are_features_at_once(num, batch, seed) -> None:
+    features = np.random.default_rng(seed).normal(1000, 1, (num, 4))  # far from zero: sums of squares would cancel
+    gathered = gaussian_of(torch.from_numpy(features), batch)
+    np.testing.assert_allclose(gathered.mean, features.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(gathered.covariance, np.cov(features.T), rtol=1e-8, atol=1e-10)
+    assert gathered.count == num
+
+
+def test_fid_of_a_set_and_itself_is_0_and_too_small_sets_are_refused() -> None:
+    features = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    whole, small = gaussian_of(features), gaussian_of(features[:4])
+    assert fid_score(whole, whole).value == pytest.approx(0, abs=1e-9)
+    assert fid_score(whole, gaussian_of(features[:5])).value is not None
+    refused = fid_score(whole, small)
+    assert (refused.value, refused.count) == (None, 4)
+    assert refused.why == "4 pictures; FID needs at least 5, for a covariance of full rank"
+
+
+def test_the_inception_has_the_published_names_and_number_of_weights() -> None:
+    names = Inception().state_dict()
+    assert names["Mixed_7c.branch3x3dbl_3b.conv.weight"].shape == (384, 384, 3, 1)
+    assert names["Mixed_6e.branch7x7dbl_5.conv.weight"].shape == (192, 192, 1, 7)
+    assert names["Mixed_5d.branch_pool.conv.weight"].shape == (64, 288, 1, 1)
+    assert sum(name.endswith("conv.weight") for name in names) == 94
+    # The published count of Inception v3 without its auxiliary head, less the classifier of 1000 classes.
+    assert sum(p.numel() for p in Inception().parameters()) == 23_834_568 - 2_049_000
+
+
+def test_the_inception_reads_its_file_and_gives_a_feature_a_picture(weights) -> None:
+    network = load_inception(weights)
+    batch = fit_side(pictures(2, 40, 64))
+    with torch.inference_mode():
+        features = network(batch)
+        torch.testing.assert_close(network(batch[1:]), features[1:], rtol=1e-4, atol=1e-5)
+    assert features.shape == (2, 2048)
+    assert features.std() > 0
+    assert not network.training
+
+
+def test_averages_of_the_inception_leave_the_padding_out() -> None:
+    assert average(torch.ones(1, 1, 4, 4)).eq(1).all()
+
+
+def test_torchvisions_own_inception_is_refused(tmp_path) -> None:
+    write_inception(tmp_path, classes=1000)
+    with pytest.raises(UserError, match="Inception of 1000 classes; expected FID's own, of 1008"):
+        load_inception(tmp_path)
+
+
+# CLIP, DINOv2, DreamSim
+
+
+def as_bytes(picture: Tensor) -> np.ndarray:
+    return (picture * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def smooth(height: int, width: int) -> Tensor:
+    return F.interpolate(pictures(1, 6, 6), size=(height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+@pytest.mark.parametrize("size", [(40, 64), (64, 40), (32, 32), (20, 33)])
+def test_pictures_are_prepared_as_transformers_prepares_them(size) -> None:
+    picture = torch.from_numpy(as_bytes(smooth(*size))).permute(2, 0, 1) / 255
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28})
+    expected = processor(as_bytes(picture), return_tensors="pt", do_normalize=False).pixel_values
+    torch.testing.assert_close(resize_and_crop(picture, 32, 28), expected, rtol=0, atol=3 / 255)
+
+
+def test_clip_embeds_as_transformers_does(weights) -> None:
+    clip, model = load_clip(weights / "clip"), CLIPModel.from_pretrained(weights / "clip")
+    batch = [smooth(40, 64), smooth(32, 32)]
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    pixels = torch.cat([processor(as_bytes(x), return_tensors="pt").pixel_values for x in batch])
+    words = clip.tokenizer(["a b", "x y z"], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        whole = model(pixel_values=pixels, **words)
+        torch.testing.assert_close(clip.pictures(batch), whole.image_embeds, rtol=0, atol=0.02)
+        torch.testing.assert_close(clip.words(["a b", "x y z"]), whole.text_embeds, rtol=1e-4, atol=1e-5)
+        assert clip.words(["a " * 50]).isfinite().all(), "longer than the tower reads"
+
+
+def test_dino_embeds_the_class_token(weights) -> None:
+    batch = [smooth(40, 64)]
+    processor = BitImageProcessorPil(
+        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224},
+        image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
+    )  # fmt: skip
+    pixels = processor(as_bytes(batch[0]), return_tensors="pt").pixel_values
+    with torch.inference_mode():
+        token = Dinov2Model.from_pretrained(weights / "dinov2")(pixels).pooler_output
+        ours = load_dino(weights / "dinov2").pictures(batch)
+    # Not closer: transformers resamples the position table a little differently from DINOv2's authors.
+    assert cosine(ours, F.normalize(token, dim=1)).item() > 0.98
+    assert ours.norm(dim=1).item() == pytest.approx(1, abs=1e-5)
+
+
+# What is missing, and what is broken
+
+
+def test_missing_weights_are_named_with_where_they_are_from(tmp_path) -> None:
+    networks = load_networks(tmp_path)
+    assert set(networks.missing) == {"lpips", "mlpips", "fid", "clip", "clip_text", "dinov2", "dreamsim"}
+    assert ALEXNET.name in networks.missing["mlpips"]
+    assert ALEXNET.url in networks.missing["mlpips"]
+    assert INCEPTION.url in networks.missing["fid"]
+    assert "clip-vit" in networks.missing["clip"]
+    assert "facebook/dinov2" in networks.missing["dinov2"]
+    assert networks.metrics == tuple(BETTER)
+
+
+def test_without_a_folder_of_weights_the_option_is_named() -> None:
+    assert all("--weights" in why for why in load_networks(None).missing.values())
+
+
+def test_networks_that_are_here_are_loaded_and_only_those_asked_for(weights) -> None:
+    networks = load_networks(weights, metrics=["lpips", "dinov2"])
+    assert networks.lpips is not None
+    assert networks.dino is not None
+    assert networks.clip is None
+    assert networks.missing == {}
+
+
+def test_dreamsim_is_missing_without_its_package(tmp_path) -> None:
+    with pytest.raises(MissingWeightsError, match="pip install dreamsim"):
+        load_dreamsim(tmp_path, "cpu")
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(UserError, match=r"unknown 'pnsr'; expected some of psnr, ssim"):
+        load_networks(None, metrics=["pnsr"])
+
+
+class Evil:
+    """Runs when unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("code of a file of weights ran",))
+
+
+@pytest.mark.parametrize("content", ["cut", "text", "code", "list", "lacking", "shape"])
+def test_damaged_weights_are_an_error_and_run_nothing(tmp_path, content) -> None:
+    path = write_alexnet(tmp_path) / ALEXNET.name
+    state = random_alexnet()
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif content == "text":
+        path.write_text("<html>not found</html>")
+    elif content == "lacking":
+        del state["features.6.bias"]
+    elif content == "shape":
+        state["features.0.weight"] = torch.zeros(64, 3, 7, 7)
+    if content in ("code", "list", "lacking", "shape"):
+        torch.save({"code": {"a": Evil()}, "list": [1, 2]}.get(content, state), path)
+    with pytest.raises(UserError, match=f"weights .*{ALEXNET.name}.*fetch it again"):
+        load_lpips(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_clip, load_dino])
+def test_a_damaged_folder_is_an_error(tmp_path, load) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load(tmp_path)
