@@ -5,6 +5,7 @@ Embeddings are of length 1, so that a cosine is a sum of products.
 """
 
 import importlib
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,14 +63,14 @@ class Dino:
     """
 
     def __init__(self, trunk: Any) -> None:
-        self.trunk = trunk.requires_grad_(False).eval()
+        self.model = trunk.requires_grad_(False).eval()
 
     def pictures(self, pictures: Sequence[Tensor]) -> Tensor:
         """Embeddings [N, E]: short side to 256, the middle 224, as the authors' preprocessing has it."""
         pixels = _normalised(
             [resize_and_crop(x, DINO_SHORT_SIDE, DINO_SIDE) for x in pictures], IMAGENET_MEAN, IMAGENET_STD
         )
-        return _unit(self.trunk(pixels.to(self.trunk.device)).last_hidden_state[:, 0])
+        return _unit(self.model(pixels.to(self.model.device)).last_hidden_state[:, 0])
 
 
 class DreamSim:
@@ -131,20 +132,28 @@ def load_dino(source: str | Path) -> Dino:
 
 
 def load_dreamsim(folder: Path | None, device: str) -> DreamSim:
-    """DreamSim's ensemble by the package of that name, which keeps its weights under `folder`/dreamsim.
+    """DreamSim's ensemble by the package of that name, from `folder`/dreamsim.
 
-    Raises `MissingWeightsError` without the package, or if it cannot get its weights.
+    Without that folder the package would fetch not only weights but also code of DINO from GitHub, and run it. That is
+    for the user to do, knowingly: see docs/metrics.md. Raises `MissingWeightsError` without the folder or the package,
+    and `UserError` if the package cannot read what is there.
     """
     if folder is None:
-        raise MissingWeightsError("no folder of weights; give --weights DIR, in which dreamsim keeps its own")
+        raise MissingWeightsError("no folder of weights; give --weights DIR with a folder dreamsim in it")
+    if not (folder / "dreamsim").is_dir():
+        raise MissingWeightsError(
+            f"{folder / 'dreamsim'} is not there; the package dreamsim fills it: see docs/metrics.md"
+        )
     try:
         package: Any = importlib.import_module("dreamsim")
     except (ImportError, RuntimeError) as error:  # torchvision of another torch says RuntimeError
         raise MissingWeightsError(f"no package dreamsim ({_one_line(error)}); pip install dreamsim") from None
     try:
         model, _ = package.dreamsim(pretrained=True, device=device, cache_dir=str(folder / "dreamsim"))
-    except OSError as error:
-        raise MissingWeightsError(f"dreamsim's weights cannot be fetched ({_one_line(error)})") from None
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"DreamSim {folder / 'dreamsim'}: cannot be loaded ({_one_line(error)}); expected what the package fetches"
+        ) from None
     return DreamSim(model, device)
 
 

@@ -81,6 +81,24 @@ def measure_rows(pairs: Iterable[Pair], networks: Networks, sets: Sets, batch: i
             yield from _measure_chunk([_read(pair, networks) for pair in chunk], networks, sets)
 
 
+def fid_of(
+    results: Iterable[Tensor | np.ndarray], truths: Iterable[Tensor | np.ndarray], networks: Networks, batch: int = 8
+) -> Score:
+    """FID of two sets that are no pairs, results and real photos say; pictures are as in `Pair`, of any sizes.
+
+    Raises `UserError` for something that is no picture.
+    """
+    sets = Sets()
+    if networks.inception is not None:
+        for name, pictures, gathered in (("result", results, sets.results), ("truth", truths, sets.truths)):
+            waiting = enumerate(pictures)
+            while chunk := list(islice(waiting, batch)):
+                read = [_picture(picture, f"{name} {i}", networks.device) for i, picture in chunk]
+                with torch.inference_mode():
+                    _gather(read, networks.inception, gathered)
+    return measure_fid(networks, sets)
+
+
 def measure_fid(networks: Networks, sets: Sets) -> Score:
     """FID of the sets that `measure_rows` gathered."""
     if networks.inception is None:
@@ -120,10 +138,7 @@ class _Draft:
 
 
 def _read(pair: Pair, networks: Networks) -> _Read:
-    try:
-        result, truth = (as_pictures(picture)[0].to(networks.device) for picture in (pair.result, pair.truth))
-    except ValueError as error:
-        raise UserError(f"sample {pair.key}: {error}") from None
+    result, truth = (_picture(picture, f"sample {pair.key}", networks.device) for picture in (pair.result, pair.truth))
     if result.shape != truth.shape and any(name in networks.metrics for name in ON_SAME_PIXELS):
         raise UserError(
             f"sample {pair.key}: the result is {_size(result)}, the truth {_size(truth)}; expected pictures of one size"
@@ -139,6 +154,13 @@ def _read(pair: Pair, networks: Networks) -> _Read:
     return _Read(pair.key, result, truth, region, pair.words)
 
 
+def _picture(picture: Tensor | np.ndarray, what: str, device: str) -> Tensor:
+    try:
+        return as_pictures(picture)[0].to(device)
+    except ValueError as error:
+        raise UserError(f"{what}: {error}") from None
+
+
 def _measure_chunk(pairs: Sequence[_Read], networks: Networks, sets: Sets) -> Iterator[Row]:
     drafts = [_Draft(pair.key, networks) for pair in pairs]
     for pair, draft in zip(pairs, drafts, strict=True):
@@ -149,7 +171,8 @@ def _measure_chunk(pairs: Sequence[_Read], networks: Networks, sets: Sets) -> It
             _put_lpips(pair, draft, networks.lpips)
     _put_embeddings(pairs, drafts, networks)
     if networks.inception is not None:
-        _gather(pairs, networks.inception, sets)
+        _gather([pair.result for pair in pairs], networks.inception, sets.results)
+        _gather([pair.truth for pair in pairs], networks.inception, sets.truths)
     for draft in drafts:
         yield Row(draft.key, draft.values, draft.why)
 
@@ -228,9 +251,8 @@ def _put_all(drafts: Sequence[_Draft], name: str, values: Tensor) -> None:
         draft.put(name, value)
 
 
-def _gather(pairs: Sequence[_Read], network: Inception, sets: Sets) -> None:
-    sets.results.add(network(torch.cat([fit_side(pair.result[None]) for pair in pairs])))
-    sets.truths.add(network(torch.cat([fit_side(pair.truth[None]) for pair in pairs])))
+def _gather(pictures: Sequence[Tensor], network: Inception, gathered: Gaussian) -> None:
+    gathered.add(network(torch.cat([fit_side(picture[None]) for picture in pictures])))
 
 
 def _no_region(region: Tensor | None) -> str:

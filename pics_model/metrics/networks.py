@@ -10,7 +10,7 @@ from pics_model.metrics.embeddings import Clip, Dino, DreamSim, load_clip, load_
 from pics_model.metrics.inception import Inception, load_inception
 from pics_model.metrics.lpips import Lpips, load_lpips
 from pics_model.metrics.score import BETTER
-from pics_model.metrics.weights import MissingWeightsError
+from pics_model.metrics.weights import ALEXNET, INCEPTION, MissingWeightsError, find_weights, origin
 
 NEEDS = {
     "lpips": ("lpips", "mlpips"),
@@ -23,7 +23,11 @@ NEEDS = {
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """Networks that are at hand. `metrics` are those that were asked for; `missing` says why one of them cannot be."""
+    """Networks that are at hand.
+
+    `metrics` are those that were asked for. By metric, `missing` says why one of them cannot be, and `origins` where
+    the weights of the others came from.
+    """
 
     metrics: tuple[str, ...] = ("psnr", "ssim", "mpsnr", "mssim")
     lpips: Lpips | None = None
@@ -32,6 +36,7 @@ class Networks:
     dino: Dino | None = None
     dreamsim: DreamSim | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
 
 
@@ -51,35 +56,35 @@ def load_networks(
     unknown = sorted(set(metrics) - set(BETTER))
     if unknown:
         raise UserError(f"metrics: unknown {unknown[0]!r}; expected some of {', '.join(BETTER)}")
-    loaders: dict[str, Callable[[], Any]] = {
-        "lpips": lambda: load_lpips(weights).to(device),
-        "inception": lambda: load_inception(weights).to(device),
-        "clip": lambda: _on(device, load_clip(_source(clip, weights, "clip"))),
-        "dino": lambda: _on(device, load_dino(_source(dino, weights, "dinov2"))),
-        "dreamsim": lambda: load_dreamsim(weights, device),
+    loaders: dict[str, Callable[[], tuple[Any, str]]] = {
+        "lpips": lambda: (load_lpips(weights).to(device), origin(find_weights(weights, ALEXNET), ALEXNET)),
+        "inception": lambda: (load_inception(weights).to(device), origin(find_weights(weights, INCEPTION), INCEPTION)),
+        "clip": lambda: _load_tower(load_clip, clip, weights, "clip", device),
+        "dino": lambda: _load_tower(load_dino, dino, weights, "dinov2", device),
+        "dreamsim": lambda: (load_dreamsim(weights, device), f"{weights}/dreamsim"),
     }
     found: dict[str, Any] = {}
     missing: dict[str, str] = {}
+    origins: dict[str, str] = {}
     for part, load in loaders.items():
         wanted = [name for name in NEEDS[part] if name in metrics]
         if not wanted:
             continue
         try:
-            found[part] = load()
+            found[part], source = load()
+            origins |= dict.fromkeys(wanted, source)
         except MissingWeightsError as error:
             missing |= dict.fromkeys(wanted, str(error))
     ordered = tuple(name for name in BETTER if name in metrics)
-    return Networks(metrics=ordered, missing=missing, device=device, **found)
+    return Networks(metrics=ordered, missing=missing, origins=origins, device=device, **found)
 
 
-def _source(given: str | Path | None, weights: Path | None, name: str) -> str | Path:
-    if given is not None:
-        return given
-    if weights is None:
+def _load_tower(
+    load: Callable[[str | Path], Clip | Dino], given: str | Path | None, weights: Path | None, name: str, device: str
+) -> tuple[Clip | Dino, str]:
+    if given is None and weights is None:
         raise MissingWeightsError(f"no folder of weights; give --weights DIR with a folder {name} in it")
-    return weights / name
-
-
-def _on(device: str, network: Clip | Dino) -> Clip | Dino:
-    (network.model if isinstance(network, Clip) else network.trunk).to(device)
-    return network
+    source = given if given is not None else Path(f"{weights}/{name}")
+    network = load(source)
+    network.model.to(device)
+    return network, str(source)

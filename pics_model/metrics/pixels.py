@@ -3,9 +3,10 @@
 Legend: N pictures of H x W, RGB; float in [0, 1] wherever pictures are tensors of [N, 3, H, W].
 """
 
+import math
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Wang, Bovik, Sheikh and Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE
@@ -121,10 +122,15 @@ def _decibels(errors: Tensor) -> Tensor:
 
 
 def _blur(pictures: Tensor) -> Tensor:
-    """Means under the Gaussian window, [N, C, H, W] -> [N, C, H - 10, W - 10]; columns, then rows, for speed."""
-    offsets = torch.arange(WINDOW, dtype=pictures.dtype, device=pictures.device) - WINDOW // 2
-    weights = torch.exp(-offsets.square() / (2 * SIGMA**2))
-    weights = weights / weights.sum()
-    planes = pictures.flatten(0, 1)[:, None]
-    planes = F.conv2d(F.conv2d(planes, weights[None, None, :, None]), weights[None, None, None, :])
-    return planes.view(*pictures.shape[:2], *planes.shape[-2:])
+    """Means under the Gaussian window, [N, C, H, W] -> [N, C, H - 10, W - 10]."""
+    return _blur_along(_blur_along(pictures, 2), 3)
+
+
+def _blur_along(pictures: Tensor, axis: int) -> Tensor:
+    """A sum of shifted pictures: on a CPU a tenth of the time of a convolution in double."""
+    weights = [math.exp(-((i - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
+    kept = pictures.shape[axis] - WINDOW + 1
+    blurred = pictures.narrow(axis, 0, kept) * (weights[0] / sum(weights))
+    for shift in range(1, WINDOW):
+        blurred.add_(pictures.narrow(axis, shift, kept), alpha=weights[shift] / sum(weights))
+    return blurred

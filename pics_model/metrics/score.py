@@ -73,6 +73,12 @@ def means(rows: Sequence[Row], names: Sequence[str] = OF_SAMPLES, seed: int = 0)
     return [mean(rows, name, seed) for name in names]
 
 
+def ranked(rows: Iterable[Row], name: str) -> list[Row]:
+    """The rows that have the metric, best first; equals stay in their order."""
+    having = [(value, row) for row in rows if (value := row.values.get(name)) is not None]
+    return [row for _, row in sorted(having, key=lambda pair: pair[0], reverse=BETTER[name] == "higher")]
+
+
 def mean_difference(rows: Iterable[Row], others: Iterable[Row], name: str, seed: int = 0) -> Score:
     """The mean of (rows - others) over the samples that both have, matched by key, with its paired interval.
 

@@ -1,5 +1,6 @@
 """Files of a metric's weights: found, read without running anything in them, and checked name by name."""
 
+import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ class WeightsFile:
     name: str
     url: str
 
+    @property
+    def digest(self) -> str:
+        """The first eight digits of its SHA-256, with which its name ends."""
+        return Path(self.name).stem.rpartition("-")[2]
+
 
 ALEXNET = WeightsFile("alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth")
 INCEPTION = WeightsFile(
@@ -38,6 +44,15 @@ def find_weights(folder: Path | None, file: WeightsFile) -> Path:
     if not path.is_file():
         raise MissingWeightsError(f"{path} is not there; get it from {file.url}")
     return path
+
+
+def origin(path: Path, file: WeightsFile) -> str:
+    """What a report says of where weights came from: the path, and whether they are not those that are published."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:8]
+    if digest == file.digest:
+        return str(path)
+    return f"{path}, not the published file (its SHA-256 begins with {digest}): numbers cannot be compared"
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

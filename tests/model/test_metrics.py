@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from pics_common.errors import UserError
 from pics_model.metrics.embeddings import cosine
-from pics_model.metrics.frechet import Gaussian
+from pics_model.metrics.inception import fit_side
 from pics_model.metrics.lpips import lpips_distance, masked_lpips
-from pics_model.metrics.measure import Pair, Sets, measure, measure_fid, measure_rows
+from pics_model.metrics.measure import Pair, Sets, fid_of, measure, measure_fid, measure_rows
 from pics_model.metrics.networks import Networks, load_networks
-from pics_model.metrics.pixels import masked_psnr, masked_ssim, psnr, ssim
+from pics_model.metrics.pixels import as_pictures, masked_psnr, masked_ssim, psnr, ssim
 from pics_model.metrics.score import BETTER
 from pics_model.metrics.weights import ALEXNET, INCEPTION
 from tests.model.metrics_for_tests import write_alexnet, write_clip, write_dino, write_inception
@@ -50,7 +51,14 @@ def networks(tmp_path_factory) -> Networks:
     return load_networks(folder)
 
 
-def test_a_row_has_each_metric_as_it_is_on_its_own(networks) -> None:
+@pytest.fixture(scope="module")
+def light(networks) -> Networks:
+    """Without FID, whose network takes most of the time."""
+    return replace(networks, inception=None, metrics=tuple(name for name in BETTER if name != "fid"))
+
+
+def test_a_row_has_each_metric_as_it_is_on_its_own(light) -> None:
+    networks = light
     measured = measure(pairs(), networks, batch=2)
     assert [row.key for row in measured.rows] == [f"k{i}" for i in range(5)]
     with torch.inference_mode():
@@ -77,38 +85,44 @@ def test_a_row_has_each_metric_as_it_is_on_its_own(networks) -> None:
             assert set(row.why) == lacking
 
 
-def test_no_row_depends_on_its_batch(networks) -> None:
-    alone, together = (list(measure_rows(pairs(), networks, Sets(), batch)) for batch in (1, 5))
+def test_no_row_depends_on_its_batch(light) -> None:
+    alone, together = (list(measure_rows(pairs(), light, Sets(), batch)) for batch in (1, 5))
     for a, b in zip(alone, together, strict=True):
         assert {k: v is None for k, v in a.values.items()} == {k: v is None for k, v in b.values.items()}
         for name, value in a.values.items():
             assert value is None or value == pytest.approx(b.values[name], rel=1e-4, abs=1e-6), name
 
 
-def test_means_and_reasons_of_all_metrics_are_told(networks) -> None:
-    scores = {score.name: score for score in measure(pairs(12), networks).scores}
-    assert tuple(scores) == tuple(BETTER)
+def test_means_and_reasons_of_all_metrics_are_told(light) -> None:
+    scores = {score.name: score for score in measure(pairs(12), light).scores}
+    assert tuple(scores) == light.metrics
     assert scores["psnr"].count == 12
     low, high = scores["psnr"].interval
     assert low < scores["psnr"].value < high
-    assert "pip install dreamsim" in scores["dreamsim"].why
+    assert "docs/metrics.md" in scores["dreamsim"].why
     assert scores["clip_text"].why.startswith("6 of 12 left out: no words")
-    assert scores["fid"].value is None
-    assert scores["fid"].why == "12 pictures; FID needs at least 2049, for a covariance of full rank"
 
 
-def test_fid_gathers_what_the_network_sees(networks) -> None:
+def test_fid_gathers_results_and_truths_apart_and_refuses_small_sets(networks) -> None:
     sets = Sets()
-    list(measure_rows(pairs(3), networks, sets, batch=2))
-    assert (sets.results.count, sets.truths.count) == (3, 3)
-    assert not torch.equal(sets.results.mean, sets.truths.mean)
-    features = torch.randn(2100, 2048, generator=torch.Generator().manual_seed(0))
+    given = list(pairs(3))
+    list(measure_rows(given, networks, sets, batch=2))
+    with torch.inference_mode():
+        for side, gathered in (("result", sets.results), ("truth", sets.truths)):
+            seen = [networks.inception(fit_side(as_pictures(getattr(pair, side)))) for pair in given]
+            torch.testing.assert_close(gathered.mean.float(), torch.cat(seen).mean(0), rtol=1e-4, atol=1e-5)
+            assert gathered.count == 3
     assert measure_fid(Networks(), sets).why == "not asked for"
-    enough = Sets()
-    for gaussian in (enough.results, enough.truths):
-        assert isinstance(gaussian, Gaussian)
-        gaussian.add(features)
-    assert enough.results.count > 2048
+    score = measure_fid(networks, sets)
+    assert (score.value, score.why) == (None, "3 pictures; FID needs at least 2049, for a covariance of full rank")
+
+
+def test_fid_of_sets_that_are_no_pairs_counts_the_smaller(networks) -> None:
+    given = list(pairs(3))
+    score = fid_of((pair.result for pair in given[:2]), (pair.truth for pair in given), networks, batch=2)
+    assert score.why == "2 pictures; FID needs at least 2049, for a covariance of full rank"
+    with pytest.raises(UserError, match=r"truth 0: pictures .*expected values in \[0, 1\]"):
+        fid_of([], [torch.full((3, 8, 8), 2.0)], networks)
 
 
 def test_pairs_are_read_as_they_are_needed() -> None:
@@ -154,9 +168,9 @@ def test_pictures_that_are_identical_in_the_region_alone() -> None:
         (np.zeros((40, 48), bool), "the region is empty"),
     ],
 )
-def test_without_a_region_the_other_metrics_still_run(networks, region, why) -> None:
+def test_without_a_region_the_other_metrics_still_run(light, region, why) -> None:
     pair = next(iter(pairs(1)))
-    row = measure([Pair("k", pair.result, pair.truth, region)], networks).rows[0]
+    row = measure([Pair("k", pair.result, pair.truth, region)], light).rows[0]
     for name in ("mpsnr", "mssim", "mlpips"):
         assert (row.values[name], row.why[name]) == (None, why)
     assert None not in (row.values["psnr"], row.values["ssim"], row.values["lpips"])
@@ -171,9 +185,9 @@ def test_a_region_at_the_border_has_no_window_for_ssim() -> None:
     assert row.why["mssim"].startswith("the region lies within 5 pixels of the border")
 
 
-def test_pictures_too_small_for_a_window_or_a_network(networks) -> None:
+def test_pictures_too_small_for_a_window_or_a_network(light) -> None:
     small = [Pair(pair.key, pair.result[:9, :9], pair.truth[:9, :9], pair.region[:9, :9]) for pair in pairs(1)]
-    row = measure(small, networks).rows[0]
+    row = measure(small, light).rows[0]
     assert "smaller than SSIM's window of 11" in row.why["ssim"]
     assert "31 pixels that AlexNet needs" in row.why["mlpips"]
     assert row.values["psnr"] is not None

@@ -1,5 +1,8 @@
 """LPIPS, FID's network, CLIP and DINOv2 on random weights in the published layouts, beside independent computations."""
 
+import hashlib
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +21,7 @@ from pics_model.metrics.inception import Inception, average, fit_side, load_ince
 from pics_model.metrics.lpips import LEAST_SIDE, alexnet_features, load_lpips, lpips_distance, lpips_map, masked_lpips
 from pics_model.metrics.networks import load_networks
 from pics_model.metrics.score import BETTER
-from pics_model.metrics.weights import ALEXNET, INCEPTION, MissingWeightsError
+from pics_model.metrics.weights import ALEXNET, INCEPTION, MissingWeightsError, WeightsFile, origin
 from tests.model.metrics_for_tests import (
     ALEXNET_SHAPES,
     random_alexnet,
@@ -285,9 +288,24 @@ def test_networks_that_are_here_are_loaded_and_only_those_asked_for(weights) -> 
     assert networks.missing == {}
 
 
-def test_dreamsim_is_missing_without_its_package(tmp_path) -> None:
+@pytest.mark.skipif(find_spec("dreamsim") is not None, reason="dreamsim is installed")
+def test_dreamsim_is_missing_without_its_folder_or_its_package(tmp_path) -> None:
+    with pytest.raises(MissingWeightsError, match=r"dreamsim is not there; .* see docs/metrics\.md"):
+        load_dreamsim(tmp_path, "cpu")
+    (tmp_path / "dreamsim").mkdir()
     with pytest.raises(MissingWeightsError, match="pip install dreamsim"):
         load_dreamsim(tmp_path, "cpu")
+
+
+def test_weights_that_are_not_the_published_ones_are_said(tmp_path, weights) -> None:
+    networks = load_networks(weights, metrics=["lpips", "fid", "clip"])
+    for name, file in (("lpips", ALEXNET), ("fid", INCEPTION)):
+        assert networks.origins[name].startswith(f"{weights / file.name}, not the published file (its SHA-256 begins")
+    assert networks.origins["clip"] == str(weights / "clip")
+    path = tmp_path / "weights"
+    path.write_bytes(b"published")
+    published = WeightsFile(f"net-{hashlib.sha256(b'published').hexdigest()[:8]}.pth", "")
+    assert origin(path, published) == str(path)
 
 
 def test_an_unknown_metric_is_refused() -> None:

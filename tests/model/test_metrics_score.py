@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 from pics_model.metrics import bootstrap
 from pics_model.metrics.bootstrap import LEAST, mean_interval, paired_interval
-from pics_model.metrics.score import BETTER, OF_SAMPLES, Row, mean, mean_difference, means
+from pics_model.metrics.score import BETTER, OF_SAMPLES, Row, mean, mean_difference, means, ranked
 
 RUNS = 1000
 
@@ -111,6 +111,13 @@ def test_differences_pair_by_key_and_tell_what_has_no_partner() -> None:
     assert (score.value, score.interval, score.count) == (2.0, (2.0, 2.0), 11)
     assert "2 of 14 left out: only one of the two has the sample" in score.why
     assert "1 of 14 left out: the region is empty" in score.why
+
+
+def test_rows_rank_from_the_best_by_which_way_is_better() -> None:
+    rows = rows_of([2.0, None, 3.0, 1.0])
+    assert [row.key for row in ranked(rows, "mpsnr")] == ["k2", "k0", "k3"]
+    lower = [Row(row.key, {"lpips": row.values["mpsnr"]}) for row in rows]
+    assert [row.key for row in ranked(lower, "lpips")] == ["k3", "k0", "k2"]
 
 
 def test_a_key_that_is_there_twice_is_refused() -> None:
