@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
 from pics_model.metrics.inception import Inception
@@ -41,13 +41,24 @@ def write_alexnet(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def random_inception(seed: int = 0) -> dict[str, Tensor]:
+    """FID's network before its classifier, with statistics of normalisation that matter; the published file counts no
+    batches."""
+    torch.manual_seed(seed)
+    network = Inception()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.05, 0.2)
+    return {name: w for name, w in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
 def write_inception(folder: Path, classes: int = 1008, seed: int = 0) -> Path:
     """The file as pytorch-fid publishes it. That one is of 2018, in torch's format of then; so is this."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    state: dict[str, Tensor] = {
-        name: weight for name, weight in Inception().state_dict().items() if not name.endswith("num_batches_tracked")
-    }
+    state = random_inception(seed)
     state["fc.weight"] = torch.zeros(classes, 2048)
     state["fc.bias"] = torch.zeros(classes)
     torch.save(state, folder / INCEPTION.name, _use_new_zipfile_serialization=False)
@@ -79,11 +90,11 @@ def write_clip(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_dino(folder: Path, seed: int = 0) -> Path:
-    """A DINOv2 of two layers, trained at 56 px."""
+def write_dino(folder: Path, seed: int = 0, side: int = 56) -> Path:
+    """A DINOv2 of two layers, trained at `side` px."""
     torch.manual_seed(seed)
     model = Dinov2Model(
-        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, mlp_ratio=2)
+        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=side, mlp_ratio=2)
     )
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)

@@ -25,6 +25,7 @@ from pics_model.metrics.weights import ALEXNET, INCEPTION, MissingWeightsError, 
 from tests.model.metrics_for_tests import (
     ALEXNET_SHAPES,
     random_alexnet,
+    random_inception,
     write_alexnet,
     write_clip,
     write_dino,
@@ -205,6 +206,60 @@ def test_the_inception_reads_its_file_and_gives_a_feature_a_picture(weights) -> 
     assert not network.training
 
 
+def inception_written_out(state: dict[str, Tensor], pictures: Tensor) -> Tensor:
+    """FID's network from its weights alone: what follows what is spelled out, kernels and padding are by the shapes."""
+
+    def conv(x: Tensor, name: str, stride: int = 1, pad: bool = True) -> Tensor:
+        weight = state[f"{name}.conv.weight"]
+        x = F.conv2d(x, weight, stride=stride, padding=[k // 2 for k in weight.shape[2:]] if pad else 0)
+        mean, var, gain, bias = (
+            state[f"{name}.bn.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.relu((x - mean) / (var + 1e-3).sqrt() * gain + bias)
+
+    def chain(x: Tensor, name: str, *parts: str) -> Tensor:
+        for part in parts:
+            x = conv(x, f"{name}.{part}")
+        return x
+
+    def mean_of_real(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 3, 1, 1) / F.avg_pool2d(torch.ones_like(x), 3, 1, 1)
+
+    x = conv(2 * pictures - 1, "Conv2d_1a_3x3", 2, pad=False)
+    x = conv(conv(x, "Conv2d_2a_3x3", pad=False), "Conv2d_2b_3x3")
+    x = conv(conv(F.max_pool2d(x, 3, 2), "Conv2d_3b_1x1"), "Conv2d_4a_3x3", pad=False)
+    x = F.max_pool2d(x, 3, 2)
+    for m in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+        five = chain(x, m, "branch5x5_1", "branch5x5_2")
+        three = chain(x, m, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3")
+        x = torch.cat([chain(x, m, "branch1x1"), five, three, chain(mean_of_real(x), m, "branch_pool")], 1)
+    three = conv(chain(x, "Mixed_6a", "branch3x3dbl_1", "branch3x3dbl_2"), "Mixed_6a.branch3x3dbl_3", 2, pad=False)
+    x = torch.cat([conv(x, "Mixed_6a.branch3x3", 2, pad=False), three, F.max_pool2d(x, 3, 2)], 1)
+    for m in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+        seven = chain(x, m, *(f"branch7x7_{i}" for i in (1, 2, 3)))
+        double = chain(x, m, *(f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5)))
+        x = torch.cat([chain(x, m, "branch1x1"), seven, double, chain(mean_of_real(x), m, "branch_pool")], 1)
+    three = conv(conv(x, "Mixed_7a.branch3x3_1"), "Mixed_7a.branch3x3_2", 2, pad=False)
+    seven = chain(x, "Mixed_7a", *(f"branch7x7x3_{i}" for i in (1, 2, 3)))
+    x = torch.cat([three, conv(seven, "Mixed_7a.branch7x7x3_4", 2, pad=False), F.max_pool2d(x, 3, 2)], 1)
+    for m, pool in (("Mixed_7b", mean_of_real), ("Mixed_7c", lambda x: F.max_pool2d(x, 3, 1, 1))):
+        one, pooled = chain(x, m, "branch1x1"), chain(pool(x), m, "branch_pool")
+        three, double = chain(x, m, "branch3x3_1"), chain(x, m, "branch3x3dbl_1", "branch3x3dbl_2")
+        forks = [chain(three, m, "branch3x3_2a"), chain(three, m, "branch3x3_2b")]
+        forks += [chain(double, m, "branch3x3dbl_3a"), chain(double, m, "branch3x3dbl_3b")]
+        x = torch.cat([one, *forks, pooled], 1)
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def test_the_inception_is_what_its_weights_say_written_out(weights) -> None:
+    batch = fit_side(pictures(1, 40, 64))
+    with torch.inference_mode():
+        expected = inception_written_out(random_inception(), batch)
+        features = load_inception(weights)(batch)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_averages_of_the_inception_leave_the_padding_out() -> None:
     assert average(torch.ones(1, 1, 4, 4)).eq(1).all()
 
@@ -222,13 +277,17 @@ def as_bytes(picture: Tensor) -> np.ndarray:
     return (picture * 255).round().byte().permute(1, 2, 0).numpy()
 
 
+def of_bytes(picture: Tensor) -> Tensor:
+    return torch.from_numpy(as_bytes(picture)).permute(2, 0, 1) / 255
+
+
 def smooth(height: int, width: int) -> Tensor:
     return F.interpolate(pictures(1, 6, 6), size=(height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
 @pytest.mark.parametrize("size", [(40, 64), (64, 40), (32, 32), (20, 33)])
 def test_pictures_are_prepared_as_transformers_prepares_them(size) -> None:
-    picture = torch.from_numpy(as_bytes(smooth(*size))).permute(2, 0, 1) / 255
+    picture = of_bytes(smooth(*size))
     processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28})
     expected = processor(as_bytes(picture), return_tensors="pt", do_normalize=False).pixel_values
     torch.testing.assert_close(resize_and_crop(picture, 32, 28), expected, rtol=0, atol=3 / 255)
@@ -236,29 +295,39 @@ def test_pictures_are_prepared_as_transformers_prepares_them(size) -> None:
 
 def test_clip_embeds_as_transformers_does(weights) -> None:
     clip, model = load_clip(weights / "clip"), CLIPModel.from_pretrained(weights / "clip")
-    batch = [smooth(40, 64), smooth(32, 32)]
+    batch = [of_bytes(smooth(40, 64)), of_bytes(smooth(32, 32))]
     processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     pixels = torch.cat([processor(as_bytes(x), return_tensors="pt").pixel_values for x in batch])
     words = clip.tokenizer(["a b", "x y z"], padding=True, return_tensors="pt")
     with torch.inference_mode():
         whole = model(pixel_values=pixels, **words)
-        torch.testing.assert_close(clip.pictures(batch), whole.image_embeds, rtol=0, atol=0.02)
+        torch.testing.assert_close(clip.pictures(batch)[:1], whole.image_embeds[:1], rtol=0, atol=0.02)
+        # The second is of the tower's size, and no rounding of resized bytes is between the two.
+        torch.testing.assert_close(clip.pictures(batch)[1:], whole.image_embeds[1:], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(clip.words(["a b", "x y z"]), whole.text_embeds, rtol=1e-4, atol=1e-5)
         assert clip.words(["a " * 50]).isfinite().all(), "longer than the tower reads"
 
 
-def test_dino_embeds_the_class_token(weights) -> None:
-    batch = [smooth(40, 64)]
+@pytest.mark.parametrize(
+    ("trained", "size", "closeness"),
+    [
+        (224, (256, 256), 1e-5),
+        (224, (40, 64), 0.01),  # the other resizes bytes
+        (56, (256, 256), 0.02),  # the other resamples the position table a little differently from DINOv2's authors
+    ],
+)
+def test_dino_embeds_the_class_token(tmp_path, trained, size, closeness) -> None:
+    write_dino(tmp_path, side=trained)
+    batch = [of_bytes(smooth(*size))]
     processor = BitImageProcessorPil(
         size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224},
         image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
     )  # fmt: skip
     pixels = processor(as_bytes(batch[0]), return_tensors="pt").pixel_values
     with torch.inference_mode():
-        token = Dinov2Model.from_pretrained(weights / "dinov2")(pixels).pooler_output
-        ours = load_dino(weights / "dinov2").pictures(batch)
-    # Not closer: transformers resamples the position table a little differently from DINOv2's authors.
-    assert cosine(ours, F.normalize(token, dim=1)).item() > 0.98
+        token = Dinov2Model.from_pretrained(tmp_path)(pixels).pooler_output
+        ours = load_dino(tmp_path).pictures(batch)
+    assert cosine(ours, F.normalize(token, dim=1)).item() > 1 - closeness
     assert ours.norm(dim=1).item() == pytest.approx(1, abs=1e-5)
 
 
