@@ -110,7 +110,9 @@ def test_fid_gathers_results_and_truths_apart_and_refuses_small_sets(networks) -
     with torch.inference_mode():
         for side, gathered in (("result", sets.results), ("truth", sets.truths)):
             seen = [networks.inception(fit_side(as_pictures(getattr(pair, side)))) for pair in given]
-            torch.testing.assert_close(gathered.mean.float(), torch.cat(seen).mean(0), rtol=1e-4, atol=1e-5)
+            expected = torch.cat(seen).mean(0)
+            close = 1e-4 * float(expected.abs().max())
+            torch.testing.assert_close(gathered.mean.float(), expected, rtol=1e-3, atol=close)
             assert gathered.count == 3
     assert measure_fid(Networks(), sets).why == "not asked for"
     score = measure_fid(networks, sets)

@@ -185,11 +185,22 @@ def test_fid_of_a_set_and_itself_is_0_and_too_small_sets_are_refused() -> None:
     assert refused.why == "4 pictures; FID needs at least 5, for a covariance of full rank"
 
 
+# The kernels (height, width) that are not square, by the ends of the published names.
+OBLONG = {
+    "branch3x3_2a": (1, 3), "branch3x3_2b": (3, 1), "branch3x3dbl_3a": (1, 3), "branch3x3dbl_3b": (3, 1),
+    "branch7x7_2": (1, 7), "branch7x7_3": (7, 1),
+    "branch7x7dbl_2": (7, 1), "branch7x7dbl_3": (1, 7), "branch7x7dbl_4": (7, 1), "branch7x7dbl_5": (1, 7),
+    "branch7x7x3_2": (1, 7), "branch7x7x3_3": (7, 1),
+}  # fmt: skip
+
+
 def test_the_inception_has_the_published_names_and_number_of_weights() -> None:
     names = Inception().state_dict()
     assert names["Mixed_7c.branch3x3dbl_3b.conv.weight"].shape == (384, 384, 3, 1)
     assert names["Mixed_6e.branch7x7dbl_5.conv.weight"].shape == (192, 192, 1, 7)
     assert names["Mixed_5d.branch_pool.conv.weight"].shape == (64, 288, 1, 1)
+    kernels = {n.split(".")[1]: tuple(w.shape[2:]) for n, w in names.items() if n.endswith(".conv.weight") and "." in n}
+    assert {name: kernel for name, kernel in kernels.items() if kernel[0] != kernel[1]} == OBLONG
     assert sum(name.endswith("conv.weight") for name in names) == 94
     # The published count of Inception v3 without its auxiliary head, less the classifier of 1000 classes.
     assert sum(p.numel() for p in Inception().parameters()) == 23_834_568 - 2_049_000
