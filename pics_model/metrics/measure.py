@@ -77,8 +77,9 @@ def measure_rows(pairs: Iterable[Pair], networks: Networks, sets: Sets, batch: i
     """The rows alone, as they are made, for whoever writes them at once; `sets` takes in what FID needs."""
     waiting = iter(pairs)
     while chunk := list(islice(waiting, batch)):
-        with torch.inference_mode():
-            yield from _measure_chunk([_read(pair, networks) for pair in chunk], networks, sets)
+        with torch.inference_mode():  # left before rows are handed out: whoever takes them may be training
+            rows = _measure_chunk([_read(pair, networks) for pair in chunk], networks, sets)
+        yield from rows
 
 
 def fid_of(
@@ -145,7 +146,8 @@ def _read(pair: Pair, networks: Networks) -> _Read:
         )
     region = None
     if pair.region is not None:
-        region = torch.as_tensor(pair.region).to(networks.device)
+        region = torch.tensor(pair.region) if isinstance(pair.region, np.ndarray) else pair.region
+        region = region.to(networks.device)
         if region.dtype != torch.bool or region.shape != truth.shape[1:]:
             raise UserError(
                 f"sample {pair.key}: the region is {region.dtype} {list(region.shape)}; expected bool "
@@ -161,7 +163,7 @@ def _picture(picture: Tensor | np.ndarray, what: str, device: str) -> Tensor:
         raise UserError(f"{what}: {error}") from None
 
 
-def _measure_chunk(pairs: Sequence[_Read], networks: Networks, sets: Sets) -> Iterator[Row]:
+def _measure_chunk(pairs: Sequence[_Read], networks: Networks, sets: Sets) -> list[Row]:
     drafts = [_Draft(pair.key, networks) for pair in pairs]
     for pair, draft in zip(pairs, drafts, strict=True):
         _put_psnr(pair, draft)
@@ -173,8 +175,7 @@ def _measure_chunk(pairs: Sequence[_Read], networks: Networks, sets: Sets) -> It
     if networks.inception is not None:
         _gather([pair.result for pair in pairs], networks.inception, sets.results)
         _gather([pair.truth for pair in pairs], networks.inception, sets.truths)
-    for draft in drafts:
-        yield Row(draft.key, draft.values, draft.why)
+    return [Row(draft.key, draft.values, draft.why) for draft in drafts]
 
 
 def _put_psnr(pair: _Read, draft: _Draft) -> None:

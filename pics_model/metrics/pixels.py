@@ -26,7 +26,7 @@ def as_pictures(pictures: Tensor | np.ndarray) -> Tensor:
         if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4) or pictures.shape[-1] != 3:
             raise ValueError(f"array {pictures.dtype} {pictures.shape}; expected uint8 [N, H, W, 3] or [H, W, 3]")
         batch = pictures if pictures.ndim == 4 else pictures[None]
-        return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(batch.astype(np.float32)).permute(0, 3, 1, 2).contiguous() / 255
     if pictures.ndim == 3:
         pictures = pictures[None]
     if pictures.ndim != 4 or pictures.shape[1] != 3:

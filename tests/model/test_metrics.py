@@ -139,6 +139,7 @@ def test_pairs_are_read_as_they_are_needed() -> None:
 
     for made, _ in enumerate(measure_rows(counted(), PIXELS, Sets(), batch=3), 1):
         assert taken <= made + 2
+        assert not torch.is_inference_mode_enabled(), "whoever takes rows may be training"
 
 
 def test_identical_pictures_are_said_and_not_averaged() -> None:

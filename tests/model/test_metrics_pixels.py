@@ -145,11 +145,14 @@ def test_the_intersection_is_where_two_or_more_regions_meet() -> None:
     assert intersection(regions)[0].tolist() == [False, False, True, True, True, False]
 
 
+@pytest.mark.filterwarnings("error")
 def test_pictures_of_bytes_and_of_floats_are_the_same() -> None:
     array = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     as_bytes = torch.from_numpy(array).permute(2, 0, 1)
     expected = as_bytes[None].float() / 255
-    for given_as in (array, array[None], as_bytes, as_bytes[None], expected):
+    locked = array.copy()
+    locked.flags.writeable = False  # as Pillow's are
+    for given_as in (array, array[None], locked, array[::-1].copy()[::-1], as_bytes, as_bytes[None], expected):
         assert as_pictures(given_as).equal(expected)
 
 
