@@ -158,9 +158,12 @@ def _read(pair: Pair, networks: Networks) -> _Read:
 
 def _picture(picture: Tensor | np.ndarray, what: str, device: str) -> Tensor:
     try:
-        return as_pictures(picture)[0].to(device)
+        pictures = as_pictures(picture)
     except ValueError as error:
         raise UserError(f"{what}: {error}") from None
+    if len(pictures) != 1:
+        raise UserError(f"{what}: {len(pictures)} pictures; expected one")
+    return pictures[0].to(device)
 
 
 def _measure_chunk(pairs: Sequence[_Read], networks: Networks, sets: Sets) -> list[Row]:
@@ -182,11 +185,9 @@ def _put_psnr(pair: _Read, draft: _Draft) -> None:
     if draft.wants("psnr"):
         _put_decibels(draft, "psnr", psnr(pair.result[None], pair.truth[None]), IDENTICAL)
     if draft.wants("mpsnr"):
-        why = _no_region(pair.region)
-        if why or pair.region is None:
-            draft.lack("mpsnr", why)
-        else:
-            value = masked_psnr(pair.result[None], pair.truth[None], pair.region[None])
+        region = _region(pair, draft, "mpsnr")
+        if region is not None:
+            value = masked_psnr(pair.result[None], pair.truth[None], region)
             _put_decibels(draft, "mpsnr", value, f"within the region {IDENTICAL}")
 
 
@@ -204,11 +205,10 @@ def _put_ssim(pair: _Read, draft: _Draft) -> None:
         return
     similarity = ssim_map(pair.result[None], pair.truth[None])
     draft.put("ssim", similarity.mean())
-    why = _no_region(pair.region)
-    if why or pair.region is None:
-        draft.lack("mssim", why)
+    region = _region(pair, draft, "mssim")
+    if region is None:
         return
-    inside = within_windows(pair.region[None])
+    inside = within_windows(region)
     if not inside.any():
         draft.lack("mssim", f"the region lies within {WINDOW // 2} pixels of the border, where SSIM has no window")
     else:
@@ -222,11 +222,9 @@ def _put_lpips(pair: _Read, draft: _Draft, network: Lpips) -> None:
         return
     maps = network(pair.result[None], pair.truth[None])
     draft.put("lpips", lpips_distance(maps))
-    why = _no_region(pair.region)
-    if why or pair.region is None:
-        draft.lack("mlpips", why)
-    else:
-        draft.put("mlpips", masked_lpips(maps, pair.region[None]))
+    region = _region(pair, draft, "mlpips")
+    if region is not None:
+        draft.put("mlpips", masked_lpips(maps, region))
 
 
 def _put_embeddings(pairs: Sequence[_Read], drafts: Sequence[_Draft], networks: Networks) -> None:
@@ -256,11 +254,12 @@ def _gather(pictures: Sequence[Tensor], network: Inception, gathered: Gaussian) 
     gathered.add(network(torch.cat([fit_side(picture[None]) for picture in pictures])))
 
 
-def _no_region(region: Tensor | None) -> str:
-    """Why there is nothing to look at; "" if there is."""
-    if region is None:
-        return NO_REGION
-    return "" if region.any() else EMPTY
+def _region(pair: _Read, draft: _Draft, name: str) -> Tensor | None:
+    """Where the metric looks, [1, H, W]; None, with the reason in the draft, if that is nowhere."""
+    if pair.region is None or not pair.region.any():
+        draft.lack(name, NO_REGION if pair.region is None else EMPTY)
+        return None
+    return pair.region[None]
 
 
 def _size(picture: Tensor) -> str:

@@ -207,6 +207,7 @@ def test_tensors_and_arrays_give_the_same_rows() -> None:
     [
         ({"result": np.zeros((30, 48, 3), np.uint8)}, "the result is 48 x 30, the truth 48 x 40; expected pictures of"),
         ({"result": np.zeros((40, 48, 3), np.float64)}, "expected uint8"),
+        ({"result": np.zeros((2, 40, 48, 3), np.uint8)}, "2 pictures; expected one"),
         ({"result": torch.full((3, 40, 48), -0.5)}, r"expected values in \[0, 1\]"),
         ({"region": np.zeros((40, 40), bool)}, r"expected bool \[40, 48\]"),
         ({"region": np.ones((40, 48), np.float32)}, r"float32 \[40, 48\]; expected bool"),

@@ -360,6 +360,13 @@ def test_without_a_folder_of_weights_the_option_is_named() -> None:
     assert all("--weights" in why for why in load_networks(None).missing.values())
 
 
+def test_an_id_of_the_hub_that_cannot_be_fetched_is_missing_and_no_error(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    networks = load_networks(None, clip="nobody/clip", dino="nobody/dino", metrics=["psnr", "clip", "dinov2"])
+    assert "nobody/clip" in networks.missing["clip"]
+    assert "nobody/dino" in networks.missing["dinov2"]
+
+
 def test_networks_that_are_here_are_loaded_and_only_those_asked_for(weights) -> None:
     networks = load_networks(weights, metrics=["lpips", "dinov2"])
     assert networks.lpips is not None
