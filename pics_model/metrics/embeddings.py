@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from pics_common.errors import UserError
@@ -98,6 +98,9 @@ def load_clip(source: str | Path) -> Clip:
     """
     _require_here(source, "CLIP", CLIP_ID)
     try:
+        kind = PreTrainedConfig.get_config_dict(str(source))[0].get("model_type")
+        if kind != "clip":
+            raise UserError(f"CLIP {source}: config.json is of model_type {kind!r}; expected clip")
         with quiet(logging):
             model, report = CLIPModel.from_pretrained(
                 str(source), use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -109,6 +112,12 @@ def load_clip(source: str | Path) -> Clip:
     if report["missing_keys"]:
         lacking = sorted(report["missing_keys"])
         raise UserError(f"CLIP {source}: no weight {lacking[0]} ({len(lacking)} lacking); fetch it again")
+    known = model.config.text_config.vocab_size
+    if len(tokenizer) != known:  # without its files, transformers makes one that knows no word and says nothing
+        raise UserError(
+            f"CLIP {source}: its tokenizer knows {len(tokenizer)} tokens, its text tower {known}; expected "
+            f"tokenizer.json, or vocab.json and merges.txt"
+        )
     return Clip(model, tokenizer)
 
 

@@ -65,6 +65,14 @@ def write_inception(folder: Path, classes: int = 1008, seed: int = 0) -> Path:
     return folder
 
 
+def write_all(folder: Path) -> Path:
+    """A folder of weights with everything that can be here."""
+    write_alexnet(folder)
+    write_clip(folder / "clip")
+    write_dino(folder / "dinov2")
+    return write_inception(folder)
+
+
 def write_clip(folder: Path, seed: int = 0) -> Path:
     """A CLIP of two towers of one layer, for pictures of 32 px, with a tokenizer that knows single letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"

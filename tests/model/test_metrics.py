@@ -20,7 +20,7 @@ from pics_model.metrics.networks import Networks, load_networks
 from pics_model.metrics.pixels import as_pictures, masked_psnr, masked_ssim, psnr, ssim
 from pics_model.metrics.score import BETTER
 from pics_model.metrics.weights import ALEXNET, INCEPTION
-from tests.model.metrics_for_tests import write_alexnet, write_clip, write_dino, write_inception
+from tests.model.metrics_for_tests import write_all
 
 PIXELS = Networks()
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -44,11 +44,7 @@ def tensors(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory) -> Networks:
-    folder = write_alexnet(tmp_path_factory.mktemp("weights"))
-    write_clip(folder / "clip")
-    write_dino(folder / "dinov2")
-    write_inception(folder)
-    return load_networks(folder)
+    return load_networks(write_all(tmp_path_factory.mktemp("weights")))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,4 @@
-"""LPIPS, FID's network, CLIP and DINOv2 on random weights in the published layouts, beside independent computations."""
-
-import hashlib
-from importlib.util import find_spec
+"""LPIPS and FID on random weights in the published layouts, beside independent computations."""
 
 import numpy as np
 import pytest
@@ -12,33 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
-from transformers import BitImageProcessorPil, CLIPImageProcessorPil, CLIPModel, Dinov2Model
 
 from pics_common.errors import UserError
-from pics_model.metrics.embeddings import cosine, load_clip, load_dino, load_dreamsim, resize_and_crop
 from pics_model.metrics.frechet import Gaussian, fid_score, frechet_distance
 from pics_model.metrics.inception import Inception, average, fit_side, load_inception
 from pics_model.metrics.lpips import LEAST_SIDE, alexnet_features, load_lpips, lpips_distance, lpips_map, masked_lpips
-from pics_model.metrics.networks import load_networks
-from pics_model.metrics.score import BETTER
-from pics_model.metrics.weights import ALEXNET, INCEPTION, MissingWeightsError, WeightsFile, origin
 from tests.model.metrics_for_tests import (
     ALEXNET_SHAPES,
     random_alexnet,
     random_inception,
-    write_alexnet,
-    write_clip,
-    write_dino,
+    write_all,
     write_inception,
 )
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    folder = write_alexnet(tmp_path_factory.mktemp("weights"))
-    write_clip(folder / "clip")
-    write_dino(folder / "dinov2")
-    return write_inception(folder)
+    return write_all(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -279,154 +266,3 @@ def test_torchvisions_own_inception_is_refused(tmp_path) -> None:
     write_inception(tmp_path, classes=1000)
     with pytest.raises(UserError, match="Inception of 1000 classes; expected FID's own, of 1008"):
         load_inception(tmp_path)
-
-
-# CLIP, DINOv2, DreamSim
-
-
-def as_bytes(picture: Tensor) -> np.ndarray:
-    return (picture * 255).round().byte().permute(1, 2, 0).numpy()
-
-
-def of_bytes(picture: Tensor) -> Tensor:
-    return torch.from_numpy(as_bytes(picture)).permute(2, 0, 1) / 255
-
-
-def smooth(height: int, width: int) -> Tensor:
-    return F.interpolate(pictures(1, 6, 6), size=(height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
-
-
-@pytest.mark.parametrize("size", [(40, 64), (64, 40), (32, 32), (20, 33)])
-def test_pictures_are_prepared_as_transformers_prepares_them(size) -> None:
-    picture = of_bytes(smooth(*size))
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28})
-    expected = processor(as_bytes(picture), return_tensors="pt", do_normalize=False).pixel_values
-    torch.testing.assert_close(resize_and_crop(picture, 32, 28), expected, rtol=0, atol=3 / 255)
-
-
-def test_clip_embeds_as_transformers_does(weights) -> None:
-    clip, model = load_clip(weights / "clip"), CLIPModel.from_pretrained(weights / "clip")
-    batch = [of_bytes(smooth(40, 64)), of_bytes(smooth(32, 32))]
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    pixels = torch.cat([processor(as_bytes(x), return_tensors="pt").pixel_values for x in batch])
-    words = clip.tokenizer(["a b", "x y z"], padding=True, return_tensors="pt")
-    with torch.inference_mode():
-        whole = model(pixel_values=pixels, **words)
-        torch.testing.assert_close(clip.pictures(batch)[:1], whole.image_embeds[:1], rtol=0, atol=0.02)
-        # The second is of the tower's size, and no rounding of resized bytes is between the two.
-        torch.testing.assert_close(clip.pictures(batch)[1:], whole.image_embeds[1:], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(clip.words(["a b", "x y z"]), whole.text_embeds, rtol=1e-4, atol=1e-5)
-        assert clip.words(["a " * 50]).isfinite().all(), "longer than the tower reads"
-
-
-@pytest.mark.parametrize(
-    ("trained", "size", "closeness"),
-    [
-        (224, (256, 256), 1e-5),
-        (224, (40, 64), 0.01),  # the other resizes bytes
-        (56, (256, 256), 0.02),  # the other resamples the position table a little differently from DINOv2's authors
-    ],
-)
-def test_dino_embeds_the_class_token(tmp_path, trained, size, closeness) -> None:
-    write_dino(tmp_path, side=trained)
-    batch = [of_bytes(smooth(*size))]
-    processor = BitImageProcessorPil(
-        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224},
-        image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
-    )  # fmt: skip
-    pixels = processor(as_bytes(batch[0]), return_tensors="pt").pixel_values
-    with torch.inference_mode():
-        token = Dinov2Model.from_pretrained(tmp_path)(pixels).pooler_output
-        ours = load_dino(tmp_path).pictures(batch)
-    assert cosine(ours, F.normalize(token, dim=1)).item() > 1 - closeness
-    assert ours.norm(dim=1).item() == pytest.approx(1, abs=1e-5)
-
-
-# What is missing, and what is broken
-
-
-def test_missing_weights_are_named_with_where_they_are_from(tmp_path) -> None:
-    networks = load_networks(tmp_path)
-    assert set(networks.missing) == {"lpips", "mlpips", "fid", "clip", "clip_text", "dinov2", "dreamsim"}
-    assert ALEXNET.name in networks.missing["mlpips"]
-    assert ALEXNET.url in networks.missing["mlpips"]
-    assert INCEPTION.url in networks.missing["fid"]
-    assert "clip-vit" in networks.missing["clip"]
-    assert "facebook/dinov2" in networks.missing["dinov2"]
-    assert networks.metrics == tuple(BETTER)
-
-
-def test_without_a_folder_of_weights_the_option_is_named() -> None:
-    assert all("--weights" in why for why in load_networks(None).missing.values())
-
-
-def test_an_id_of_the_hub_that_cannot_be_fetched_is_missing_and_no_error(monkeypatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    networks = load_networks(None, clip="nobody/clip", dino="nobody/dino", metrics=["psnr", "clip", "dinov2"])
-    assert "nobody/clip" in networks.missing["clip"]
-    assert "nobody/dino" in networks.missing["dinov2"]
-
-
-def test_networks_that_are_here_are_loaded_and_only_those_asked_for(weights) -> None:
-    networks = load_networks(weights, metrics=["lpips", "dinov2"])
-    assert networks.lpips is not None
-    assert networks.dino is not None
-    assert networks.clip is None
-    assert networks.missing == {}
-
-
-@pytest.mark.skipif(find_spec("dreamsim") is not None, reason="dreamsim is installed")
-def test_dreamsim_is_missing_without_its_folder_or_its_package(tmp_path) -> None:
-    with pytest.raises(MissingWeightsError, match=r"dreamsim is not there; .* see docs/metrics\.md"):
-        load_dreamsim(tmp_path, "cpu")
-    (tmp_path / "dreamsim").mkdir()
-    with pytest.raises(MissingWeightsError, match="pip install dreamsim"):
-        load_dreamsim(tmp_path, "cpu")
-
-
-def test_weights_that_are_not_the_published_ones_are_said(tmp_path, weights) -> None:
-    networks = load_networks(weights, metrics=["lpips", "fid", "clip"])
-    for name, file in (("lpips", ALEXNET), ("fid", INCEPTION)):
-        assert networks.origins[name].startswith(f"{weights / file.name}, not the published file (its SHA-256 begins")
-    assert networks.origins["clip"] == str(weights / "clip")
-    path = tmp_path / "weights"
-    path.write_bytes(b"published")
-    published = WeightsFile(f"net-{hashlib.sha256(b'published').hexdigest()[:8]}.pth", "")
-    assert origin(path, published) == str(path)
-
-
-def test_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(UserError, match=r"unknown 'pnsr'; expected some of psnr, ssim"):
-        load_networks(None, metrics=["pnsr"])
-
-
-class Evil:
-    """Runs when unpickled."""
-
-    def __reduce__(self):
-        return (pytest.fail, ("code of a file of weights ran",))
-
-
-@pytest.mark.parametrize("content", ["cut", "text", "code", "list", "lacking", "shape"])
-def test_damaged_weights_are_an_error_and_run_nothing(tmp_path, content) -> None:
-    path = write_alexnet(tmp_path) / ALEXNET.name
-    state = random_alexnet()
-    if content == "cut":
-        path.write_bytes(path.read_bytes()[:5000])
-    elif content == "text":
-        path.write_text("<html>not found</html>")
-    elif content == "lacking":
-        del state["features.6.bias"]
-    elif content == "shape":
-        state["features.0.weight"] = torch.zeros(64, 3, 7, 7)
-    if content in ("code", "list", "lacking", "shape"):
-        torch.save({"code": {"a": Evil()}, "list": [1, 2]}.get(content, state), path)
-    with pytest.raises(UserError, match=f"weights .*{ALEXNET.name}.*fetch it again"):
-        load_lpips(tmp_path)
-
-
-@pytest.mark.parametrize("load", [load_clip, load_dino])
-def test_a_damaged_folder_is_an_error(tmp_path, load) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=str(tmp_path)):
-        load(tmp_path)
