@@ -259,6 +259,21 @@ def test_shards_without_a_held_out_part_are_trained_on_all_the_same(mini, tmp_pa
         main(words(shards, tmp_path / "two", *line, "--val-shards", shards, "--val-samples", 0))
 
 
+def test_several_sets_of_shards_are_mixed_by_their_weights(mini, tmp_path) -> None:
+    """Of ten samples an epoch: each of four once, each of three twice."""
+    few = write_shards(tmp_path / "few", {"train-000000.tar": 4, "val-000000.tar": 2}, size=(48, 64))
+    many = write_shards(tmp_path / "many", {"train-000000.tar": 3}, size=(48, 64))
+    line = words(few, tmp_path / "run", "--preset", mini, "--steps", 1, "--val-samples", 9, "--grid-samples", 0)
+    line.insert(line.index("--shards") + 2, str(many))
+    assert main([*line, "--weights", "1", "2"]) == 0
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["samples_in_shards"] == 10
+    assert about["settings"]["shards"] == [str(few), str(many)]
+    assert lines(tmp_path / "run", "validation.jsonl"), "the one that has a held-out part is validated on"
+    with pytest.raises(UserError, match="--weights: 1 for 2 of --shards; expected one for each"):
+        main([*line, "--weights", "1"])
+
+
 # --- what is no number ---
 
 
