@@ -166,8 +166,9 @@ class Encodings:
         changes: dict[str, Any] = {"encoded": encoded}
         if encoded.features is not None:
             changes["objects"], changes["object_boxes"] = inputs.objects[:, :0, :0], encoded.object_boxes
-            changes["views"] = [views[:, :0, :0] for views in inputs.views]
-            changes["cameras"] = encoded.cameras if inputs.cameras else []
+            if encoded.views:
+                changes["views"] = [np.empty((len(views), 0, 0, 4), np.uint8) for views in encoded.views]
+                changes["cameras"] = encoded.cameras
         return replace(inputs, **changes)
 
 

@@ -129,8 +129,11 @@ class Samples(Dataset[Inputs | UserError]):
         if recipe.cutouts != "mix":
             whole = recipe.cutouts == "full"
         looks = draw_looks(rng, stored.num_objects, recipe.augment)
-        example, lean = decode(stored, whole, framing.views, self._pick(looks), None if recipe.silhouettes else framing)
-        looks = [stored_as(look, angle) for look, angle in zip(looks, example.angles, strict=True)]
+        # Features stand for pictures: these need be neither decoded nor turned.
+        seen = self.encodings is None or self.encodings.nothing is None
+        lean_framing = None if recipe.silhouettes else framing
+        example, lean = decode(stored, whole, framing.views, self._pick(looks), lean_framing, seen)
+        looks = [stored_as(look, angle) for look, angle in zip(looks, example.angles, strict=True)] if seen else []
         inputs = compose(example, framing, rng, seed, looks, None if recipe.silhouettes else lean)
         return self.encodings.put_into(inputs, stored, number, place, rng) if self.encodings else inputs
 

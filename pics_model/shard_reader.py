@@ -29,6 +29,7 @@ from pics_model.shard_table import open_shards as open_shards
 Cutouts = Literal["visible", "full", "mix"]
 # An object's number and the angles of its turned pictures -> which of these is taken, or None.
 PickTurned: TypeAlias = Callable[[int, list[float]], int | None]
+NO_PICTURE = np.full((1, 1, 4), 255, np.uint8)
 BOXES_SINCE = 2  # version of meta.json from which on `box` is that of the silhouette as stored
 
 
@@ -50,9 +51,11 @@ def decode(
     views: int = 0,
     pick: PickTurned | None = None,
     framing: FramingSettings | None = None,
+    pictures_too: bool = True,
 ) -> tuple[Example, Lean]:
     """`read_example` of a sample at hand. With `framing` it goes without what training by these settings does not need:
-    masks whose boxes are known, and pixels of a large photo that would be averaged anyway."""
+    masks whose boxes are known, and pixels of a large photo that would be averaged anyway. Without `pictures_too` those
+    of objects are not decoded: each is a white pixel, upright."""
     kinds, where, num_objects = stored.members, stored.where, stored.num_objects
     if not num_objects:
         raise UserError(f"{where}: no obj0.png; expected objects obj0.png, obj1.png, ...")
@@ -73,12 +76,12 @@ def decode(
     squares = [_square(meta, k, "full_crop" if whole_here[k] else "crop", where) for k in range(num_objects)]
     angles: list[float | None] = [None] * num_objects
     for k in range(num_objects):
-        turned = _numbered(kinds, f"obj{k}_rot") if pick and not whole_here[k] else []
+        turned = _numbered(kinds, f"obj{k}_rot") if pick and pictures_too and not whole_here[k] else []
         its_angles = _rotations(meta, k, len(turned), where) if turned else []
         number = pick(k, its_angles) if pick and turned else None
         if number is not None:
             pictures[k], angles[k] = turned[number], its_angles[number]
-    objects = [_object_picture(stored, name) for name in pictures]
+    objects = [_object_picture(stored, name) if pictures_too else NO_PICTURE for name in pictures]
     for k, angle in enumerate(angles):
         if angle is not None:
             mask = masks[k] if masks else _mask(stored, f"mask{k}.png", size)
@@ -93,7 +96,7 @@ def decode(
         texts=[_text(meta, k) for k in range(num_objects)],
         meta=meta,
     )
-    if views:
+    if views and pictures_too:
         example.views = [
             [
                 View(_object_picture(stored, name), **_camera(meta, k, v, where))

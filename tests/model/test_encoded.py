@@ -120,6 +120,29 @@ def test_pictures_do_not_travel_where_their_features_do(pipeline, shards, encodi
         assert torch.equal(getattr(bare, name).nan_to_num(9), getattr(full, name).nan_to_num(9)), name
 
 
+def test_the_stream_does_not_even_open_pictures_that_features_stand_for(pipeline, shards, encodings, tmp_path) -> None:
+    """The same batches from shards in which every picture of an object, and of its views, is spoilt."""
+    copy = Path(shutil.copytree(shards, tmp_path / "spoilt"))
+    table = open_shards(copy)
+    for index in range(len(table)):
+        stored = table.sample(index)
+        with table.shards[place_of(index)[0]].path.open("r+b") as file:
+            for kind, (offset, length) in stored.members.items():
+                if kind.startswith("obj"):
+                    file.seek(offset)
+                    file.write(bytes(length))
+    given_ = encodings.recipe, encodings._folders[0]
+    batches = [
+        next(ShardStream(place, pipeline.framing, batch_size=5, silhouettes=False, encoded=given_).batches())
+        for place in (shards, copy)
+    ]
+    for name in ("target", "regions", "boxes", "object_boxes", "seeds", "view_mask", "features", "view_features"):
+        values = [getattr(batch, name) for batch in batches]
+        assert torch.equal(*values), name
+    assert batches[0].view_mask.sum() == sum(num for some in VIEWS.values() for views in some for num in views)
+    assert torch.equal(batches[0].cameras.nan_to_num(9), batches[1].cameras.nan_to_num(9))
+
+
 def test_the_loss_and_its_gradient_are_those_without_encodings(pipeline, shards, encodings, monkeypatch) -> None:
     plain, given_ = inputs_with(encodings, pipeline, shards)
     batch = collate(plain)
