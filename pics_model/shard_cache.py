@@ -176,4 +176,8 @@ def _locked(path: Path, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
+        try:
+            yield True
+        finally:
+            # Closing is not enough: a process that was forked meanwhile has the file open too, and so the lock.
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -22,7 +22,7 @@ from pics_common import storage
 from pics_common.errors import UserError
 from pics_model import shard_cache
 from pics_model.inputs import Batch, FramingSettings
-from pics_model.shard_cache import ShardCache
+from pics_model.shard_cache import ShardCache, _locked
 from pics_model.shard_set import Shard, find_shards
 from pics_model.stream import ShardStream
 from tests.data.stores_for_tests import object_store, put_folder
@@ -324,3 +324,28 @@ def test_shards_of_the_same_content_share_their_place_and_bare_ones_do_not(tmp_p
     assert cache.path(here) == cache.path(there)
     here, there = (Shard(f"http://{host}/a.tar", None, 10) for host in ("one", "two"))
     assert cache.path(here) != cache.path(there)
+
+
+def test_a_process_that_is_forked_while_a_thread_fetches_does_not_keep_its_lock(tmp_path) -> None:
+    """As a training process does that validates on remote shards, and then starts its loader processes."""
+    path = tmp_path / "lock"
+    held, go_on = threading.Event(), threading.Event()
+
+    def fetch() -> None:
+        with _locked(path, wait=True):
+            held.set()
+            go_on.wait(10)
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    assert held.wait(10)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    child.start()
+    try:
+        go_on.set()
+        thread.join(10)
+        with _locked(path, wait=False) as ours:
+            assert ours
+    finally:
+        child.kill()
+        child.join()
