@@ -5,9 +5,9 @@ Embeddings are of length 1, so that a cosine is a sum of products.
 """
 
 import importlib
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -159,7 +159,7 @@ def load_dreamsim(folder: Path | None, device: str) -> DreamSim:
         raise MissingWeightsError(f"no package dreamsim ({_one_line(error)}); pip install dreamsim") from None
     try:
         model, _ = package.dreamsim(pretrained=True, device=device, cache_dir=str(folder / "dreamsim"))
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, UnpicklingError) as error:
         raise UserError(
             f"DreamSim {folder / 'dreamsim'}: cannot be loaded ({_one_line(error)}); expected what the package fetches"
         ) from None

@@ -1,10 +1,10 @@
 """Files of a metric's weights: found, read without running anything in them, and checked name by name."""
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """A state_dict as torch.save writes it, on the CPU. Raises `UserError` for anything else."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         why = " ".join(str(error).split())[:120]
         raise UserError(f"weights {path}: cannot be read ({why}); expected a state_dict, fetch it again") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
