@@ -1,5 +1,6 @@
 """Two kinds of error: `UserError` is one clear line for the user; the rest is our own bug and shows a traceback."""
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,3 +50,13 @@ def require_folder(path: Path, what: str) -> Path:
         kind = "is a file" if path.exists() else "does not exist"
         raise UserError(f"{what}: {path} {kind}; expected a folder")
     return path
+
+
+def require_packages(asked: str, *names: str, extra: str = "masks") -> None:
+    """Raises `UserError` that says what to install for what was `asked` if a package is missing: `extra` brings it."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise UserError(
+            f"{asked}: {' and '.join(missing)} {verb} not installed; pip install 'pics-compositing[{extra}]'"
+        )

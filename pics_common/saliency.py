@@ -6,7 +6,6 @@ rembg's, so that a file gives what the session of its name gives. Either is impo
 Saliency is [H, W] uint8: 0 background, 255 foreground; at `THRESHOLD` and above lies the object.
 """
 
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pics_common import storage
-from pics_common.errors import UserError
+from pics_common.errors import UserError, require_packages
 from pics_common.masks import clean
 
 Saliency = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -113,16 +112,6 @@ def check_saliency(weights: str, option: str, asked: str = "") -> None:
         )
     else:
         raise UserError(f"{option} {weights}: no ONNX file and none of {', '.join(SESSIONS)}; {ONNX_HINT}")
-
-
-def require_packages(asked: str, *names: str, extra: str = "masks") -> None:
-    """Raises `UserError` that says what to install for what was `asked` if a package is missing: `extra` brings it."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise UserError(
-            f"{asked}: {' and '.join(missing)} {verb} not installed; pip install 'pics-compositing[{extra}]'"
-        )
 
 
 def providers_of(device: str, option: str) -> Sequence[str]:

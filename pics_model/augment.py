@@ -6,7 +6,8 @@ setting does not shift another's. Inference and evaluation draw none.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,6 +34,11 @@ class AugmentSettings:
     colour_chance: float = 1.0
     stored_rotations: bool = False
     """Take one of the turned pictures that a sample holds, where one is within `rotation`, in place of turning."""
+
+    @classmethod
+    def of(cls, options: Any) -> "AugmentSettings":
+        """The settings that a command's options of the same names say."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
     def __post_init__(self) -> None:
         chance = (0, 1)

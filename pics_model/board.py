@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from pics_common.saliency import require_packages
+from pics_common.errors import require_packages
 
 Logger = Literal["tensorboard", "wandb", "none"]
 

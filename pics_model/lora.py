@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pics_common.saliency import require_packages
+from pics_common.errors import require_packages
 
 # Stock attention; what the interaction adds is trained as it is.
 TARGETS = r".*\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)"

@@ -199,6 +199,4 @@ class TrainConfig:
     @property
     def augment(self) -> AugmentSettings:
         """What is changed in object pictures."""
-        return AugmentSettings(
-            self.rotation, self.rotation_chance, self.flip, self.colour, self.colour_chance, self.stored_rotations
-        )
+        return AugmentSettings.of(self)

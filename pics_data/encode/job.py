@@ -103,14 +103,7 @@ def _recipe(pipeline: "PICSPipeline", config: EncodeConfig) -> "EncodingRecipe":
     from pics_model.augment import AugmentSettings
     from pics_model.encode import recipe_of, trunk_of
 
-    augment = AugmentSettings(
-        config.rotation,
-        config.rotation_chance,
-        config.flip,
-        config.colour,
-        config.colour_chance,
-        config.stored_rotations,
-    )
+    augment = AugmentSettings.of(config)
     if config.variants > 1 and trunk_of(pipeline) is None:
         raise UserError(f"--variants {config.variants}: no effect, as all of this model's object encoder trains")
     if config.variants == 1 and (augment != AugmentSettings() or config.seed):

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pics_common.saliency import require_packages
+from pics_common.errors import require_packages
 from pics_data.predict.regions import Box, Mask
 
 Kind = Literal["sam", "rembg"]

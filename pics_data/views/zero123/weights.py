@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from pics_common import storage
 from pics_common.errors import UserError
-from pics_common.saliency import require_packages as _require_packages
+from pics_common.errors import require_packages as _require_packages
 from pics_data.predict.weights import HUB_ID, PICKLES
 
 HINT: Final = "give a folder in diffusers' layout, or a hub id such as ashawkey/zero123-xl-diffusers"
