@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
 
 from demo import in_front, layer_of
+
 from pics_common.errors import run_command
 from pics_common.recipe import parse_recipe
 from pics_model.examples import Example
